@@ -7,7 +7,7 @@ __all__ = ['COLOURS', 'STYLE', 'WINDOWS', 'PLANES', 'PlotError', 'grey_levels', 
            'stretch', 'overlay_patches', 'read_rows', 'plot_history', 'plot_bars', 'plot_confusion', 'HTML',
            'marked_words', 'show_report']
 
-# %% ../nbs/06_plots.ipynb #0b07f851
+# %% ../nbs/06_plots.ipynb #d989a7b9
 import html
 import json
 import re
@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 # %% ../nbs/06_plots.ipynb #51c17026
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
@@ -33,14 +34,19 @@ WINDOWS = {"lung": (-1350.0, 150.0), "soft tissue": (-160.0, 240.0), "encoder": 
 class PlotError(ValueError):
     "Something that can't be drawn as it is."
 
-# %% ../nbs/06_plots.ipynb #af4edb53
+# %% ../nbs/06_plots.ipynb #417689f0
+def _array(x: Any) -> np.ndarray:
+    "Float32 numpy array of an array or a tensor on any device."
+    return np.asarray(x.detach().cpu().float() if hasattr(x, "detach") else x, dtype=np.float32)
+
+
 def _volume(
     volume: Any,  # (z, x, y) or (1, z, x, y), numpy or torch; or a CT with `hu` and `spacing`
     spacing: Sequence[float] | None,  # mm (z, x, y)
 ) -> tuple[np.ndarray, tuple[float, ...]]:
     "The (z, x, y) array and its spacing; a CT brings its own, an array without one has cubic voxels."
     if hasattr(volume, "hu"): volume, spacing = volume.hu, spacing or volume.spacing
-    v = np.asarray(volume.detach().cpu().float() if hasattr(volume, "detach") else volume, dtype=np.float32)
+    v = _array(volume)
     v = v[0] if v.ndim == 4 and len(v) == 1 else v
     if v.ndim != 3: raise PlotError(f"a CT is (z, x, y) or (1, z, x, y); found shape {v.shape}")
     return v, tuple(spacing or (1.0, 1.0, 1.0))
@@ -68,12 +74,13 @@ def planes(
     z, x, y = at
     return {"axial": volume[z].swapaxes(0, 1), "coronal": volume[::-1, :, y], "sagittal": volume[::-1, x]}
 
-# %% ../nbs/06_plots.ipynb #049866d3
+# %% ../nbs/06_plots.ipynb #612e1b8f
 def _draw_plane(ax: Axes, name: str, image: np.ndarray, aspect: float, **kwargs):
     "One plane with its directions (R, L: the patient's right and left; A, P; S, I) at the edges."
     shown = ax.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, **kwargs)
     for letter, (x, y) in zip(PLANES[name], ((0.04, 0.5), (0.96, 0.5), (0.5, 0.94), (0.5, 0.06))):
-        ax.text(x, y, letter, color="#F0E442", fontsize=8, ha="center", va="center", transform=ax.transAxes)
+        ax.text(x, y, letter, color="#F0E442", fontsize=8, ha="center", va="center", transform=ax.transAxes,
+                path_effects=[withStroke(linewidth=2, foreground="black")])
     ax.set_axis_off()
     return shown
 
@@ -123,20 +130,20 @@ def show_axial(
             ax.set_axis_off(); ax.set_title(f"z = {z}", fontsize=7)
     return fig
 
-# %% ../nbs/06_plots.ipynb #dc8e8ac0
+# %% ../nbs/06_plots.ipynb #388ab2ea
 def region_map(
     attention: Any,  # (regions, tokens per region), both in (z, x, y) order
     grid: Sequence[int],  # patches (z, x, y)
     kernel: Sequence[int],  # patches per region (z, x, y)
 ) -> np.ndarray:
     "Weights of a spatial packer, laid out on the patch grid: (z, x, y)."
-    a = np.asarray(attention.detach().cpu().float() if hasattr(attention, "detach") else attention)
+    a = _array(attention)
     regions = [g // k for g, k in zip(grid, kernel)]
     if a.shape != (np.prod(regions), np.prod(kernel)):
         raise PlotError(f"grid {tuple(grid)} with kernel {tuple(kernel)} has {np.prod(regions)} regions of {np.prod(kernel)} tokens; found {a.shape}")
     return a.reshape(*regions, *kernel).transpose(0, 3, 1, 4, 2, 5).reshape(grid)
 
-# %% ../nbs/06_plots.ipynb #6c4ef570
+# %% ../nbs/06_plots.ipynb #50118cc4
 def stretch(scores: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     "A (z, x, y) grid, repeated to `shape`: each voxel gets the value of its patch."
     index = [np.arange(n) * g // n for n, g in zip(shape, scores.shape)]
@@ -153,8 +160,7 @@ def overlay_patches(
     label: str = "score",
 ) -> Figure:
     "Patch scores over the three planes through the highest one; the more opaque, the higher."
-    v, spacing = _volume(volume, spacing)
-    s = np.asarray(scores.detach().cpu().float() if hasattr(scores, "detach") else scores, dtype=np.float32)
+    (v, spacing), s = _volume(volume, spacing), _array(scores)
     if s.size != np.prod(grid): raise PlotError(f"a grid of {tuple(grid)} has {np.prod(grid)} patches; found scores of shape {s.shape}")
     s = s.reshape(grid)
     peak = np.unravel_index(s.argmax(), s.shape)
@@ -192,7 +198,7 @@ def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     kernel = np.ones(min(width, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 
-# %% ../nbs/06_plots.ipynb #df8bf36f
+# %% ../nbs/06_plots.ipynb #145579cf
 def _panels(rows: Sequence[Mapping], x: str) -> dict[str, list[str]]:
     "Numeric keys of `rows`, grouped by the part after the last `/`."
     out: dict[str, list[str]] = {}
@@ -235,6 +241,7 @@ def _draw_curves(ax: Axes, rows: Sequence[Mapping], keys: Sequence[str], x: str,
         ax.plot(xs, ys, color=colour, lw=0.8 if dense else 1.5, alpha=0.25 if dense else 1, marker=None if len(xs) > 20 else ".", label=None if dense else key)
         if dense: ax.plot(xs, _smooth(ys, smooth), color=colour, lw=1.5, label=key)
     ax.set(title=name, xlabel=x)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
     if len(keys) > 1: ax.legend()
 
 # %% ../nbs/06_plots.ipynb #e523d93d
@@ -318,14 +325,15 @@ def marked_words(
 
 def _plain_words(sentence: str) -> list[str]: return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
-# %% ../nbs/06_plots.ipynb #1d427a39
+# %% ../nbs/06_plots.ipynb #bba13af5
 def _mark(sentences: list[list[tuple[str, bool]]], style: str) -> str:
     "Marked words as HTML, escaped; neighbouring words that differ share one mark."
     out = []
     for sentence in sentences:
         for differs, run in groupby(sentence, key=lambda word: word[1]):
             text = html.escape("".join(token for token, _ in run))
-            out.append(f'<span style="{style}">{text}</span>' if differs else text)
+            gap = text[:len(text) - len(text.lstrip())]
+            out.append(f'{gap}<span style="{style}">{text.lstrip()}</span>' if differs else text)
         out.append(" ")
     return "".join(out).strip()
 
@@ -342,4 +350,4 @@ def show_report(
     head = cell.format("<b>generated</b>") + cell.format("<b>true</b>")
     sides = [_mark(marked_words(a, b), style) or "<i>(empty)</i>" for a, b, style in ((generated, truth, said), (truth, generated, missed))]
     caption = f"<caption>{html.escape(title)}</caption>" if title else ""
-    return HTML(f'<table style="width: 100%; table-layout: fixed;">{caption}<tr>{head}</tr><tr>{"".join(cell.format(s) for s in sides)}</tr></table>')
+    return HTML(f'<table style="width: 100%; table-layout: fixed; color: inherit;">{caption}<tr>{head}</tr><tr>{"".join(cell.format(s) for s in sides)}</tr></table>')

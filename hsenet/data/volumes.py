@@ -6,8 +6,7 @@
 __all__ = ['VolumeError', 'read_bytes', 'load_nifti', 'stored_values', 'has_blank_geometry', 'to_patient_axes', 'choose_rescale',
            'check_hu', 'CT', 'read_ct', 'trilinear', 'resampled_size', 'foreground_box', 'encoder_volume']
 
-# %% ../../nbs/data/02_volumes.ipynb #c481103b
-import io
+# %% ../../nbs/data/02_volumes.ipynb #6db997cc
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path

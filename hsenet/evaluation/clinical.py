@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ClinicalMetricError', 'presence', 'confusion_counts', 'finding_scores', 'micro_f1', 'baselines', 'location_scores',
-           'majority_places', 'place_at', 'clinical_metrics']
+           'placed_differently', 'majority_places', 'place_at', 'clinical_metrics']
 
 # %% ../../nbs/evaluation/02_clinical.ipynb #d4a59c1d
 from collections import Counter
@@ -105,6 +105,14 @@ def _places(report: Mapping[str, Mapping], name: str) -> frozenset | None:
     finding = report.get(name, {})
     return frozenset(x.strip().lower() for x in finding.get("locations", ())) if finding.get("present") else None
 
+# %% ../../nbs/evaluation/02_clinical.ipynb #70509a04
+def placed_differently(
+    training: Sequence[Mapping[str, Mapping]],  # parsed training reports
+    names: Sequence[str],
+) -> list[str]:
+    "The findings among `names` that are in more than one place in the training reports."
+    return [name for name in names if len({p for report in training if (p := _places(report, name))}) > 1]
+
 # %% ../../nbs/evaluation/02_clinical.ipynb #aba3a7ef
 def majority_places(
     training: Sequence[Mapping[str, Mapping]],  # parsed training reports
@@ -122,7 +130,7 @@ def place_at(said: Sequence[Mapping[str, Mapping]], places: Mapping[str, list[st
     "The same findings as in `said`, each at its place in `places`."
     return [{name: {**f, "locations": places.get(name, []) if f["present"] else []} for name, f in report.items()} for report in said]
 
-# %% ../../nbs/evaluation/02_clinical.ipynb #185a16d5
+# %% ../../nbs/evaluation/02_clinical.ipynb #ff808d0c
 def clinical_metrics(
     said: Sequence[Mapping[str, Mapping]],  # parsed generated reports
     truth: Sequence[Mapping[str, Mapping]],  # parsed true reports
@@ -130,11 +138,12 @@ def clinical_metrics(
     names: Sequence[str],
     seed: int = 0,
 ) -> dict:
-    "`finding_scores`, `location`, and the `baselines` of both, from parsed reports."
+    "`finding_scores`, `location` (of findings `placed_differently`), and the `baselines` of both, from parsed reports."
     if len(said) != len(truth): raise ClinicalMetricError(f"{len(said)} generated reports but {len(truth)} true ones")
     if not len(truth) or not len(training): raise ClinicalMetricError(f"found {len(truth)} reports to score and {len(training)} training reports; both are needed")
     y, prevalence = presence(truth, names), presence(training, names).mean(axis=0)
     out = finding_scores(presence(said, names), y, names)
-    out["location"] = location_scores(said, truth, names)
-    out["location"]["majority_place"] = location_scores(place_at(said, majority_places(training, names)), truth, names)["accuracy"]
+    moving = placed_differently(training, names)
+    out["location"] = location_scores(said, truth, moving)
+    out["location"]["majority_place"] = location_scores(place_at(said, majority_places(training, moving)), truth, moving)["accuracy"]
     return out | {"baselines": baselines(y, prevalence, names, seed)}

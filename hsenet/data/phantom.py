@@ -1333,11 +1333,14 @@ def _write_split(split: str, tables: dict[str, list[dict]], root: Path):
     _write(data / "metadata" / f"no_chest_{split}.txt", b"")
     _write(root / "truth" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in tables["truth"]).encode())
 
-# %% ../../nbs/data/00_phantom.ipynb #564c0f78
+# %% ../../nbs/data/00_phantom.ipynb #f2d3f2c0
 def _check_folder(mark: Path, settings: dict) -> bool:
     "True if the folder holds this corpus, complete; `PhantomError` if it holds another."
-    if not mark.is_file(): return False
-    found = json.loads(mark.read_text())
+    if not mark.is_file():
+        if (mark.parent / "dataset").exists(): raise PhantomError(f"{mark.parent} holds a dataset but no {mark.name}: not one of ours; choose another folder")
+        return False
+    try: found = json.loads(mark.read_text())
+    except ValueError as e: raise PhantomError(f"{mark}: not JSON ({e}); delete the folder {mark.parent} and write it again") from e
     keys = [k for k in settings if found["settings"].get(k) != settings[k]]
     if not keys: return found["complete"]
     changed = ", ".join(f"{k} {found['settings'].get(k)!r} instead of {settings[k]!r}" for k in keys)
@@ -1355,6 +1358,7 @@ def write_corpus(
     "Write phantoms as a CT-RATE corpus with RadGenome's tables, and `truth/`; volumes that are there are kept. Raises `PhantomError`."
     root, log = Path(root), logging.getLogger(__name__)
     if release not in ("first", "fixed"): raise PhantomError(f"release: expected first or fixed, found {release!r}")
+    if config.difficulty not in ("bold", "subtle"): raise PhantomError(f"difficulty: expected bold or subtle, found {config.difficulty!r}")
     settings = json.loads(json.dumps({**asdict(config), "seed": seed, "release": release, "generator": 2}))
     complete, job = _check_folder(root / "phantom.json", settings), _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}

@@ -259,7 +259,7 @@ def _kind(label, region, pattern, subtle, bold, positive, negative, sized="", si
     return Kind(label, region, pattern, {d: p for d, (p, _) in drawn.items()}, {d: w for d, (_, w) in drawn.items()},
                 lines(positive), lines(negative), lines(sized), silent)
 
-# %% ../../nbs/data/00_phantom.ipynb #f9d0ec35
+# %% ../../nbs/data/00_phantom.ipynb #b8905a9a
 _heart_kinds = [
     _kind("Cardiomegaly", "heart/heart", r"cardiomegaly|\bheart|cardiac", (0.11, ("heart",)), (0.3, ("heart",)), """
         Cardiomegaly is present.
@@ -280,86 +280,86 @@ _heart_kinds = [
         Fluid fills the pericardial space.
         Pericardial fluid is increased.
         A pericardial effusion is observed.""", """
-        No pericardial effusion is seen.
-        There is no pericardial effusion.
-        Pericardial effusion is not observed.
-        The pericardial space is free of fluid.
-        No pericardial fluid is detected.""", """
+        The pericardium is normal.
+        Pericardial thickness is normal.
+        The pericardium is thin and regular.
+        The pericardium is unremarkable.
+        No pericardial effusion is seen.""", """
         A pericardial effusion of {size} mm is seen.
         There is a pericardial effusion measuring {size} mm."""),
-    _kind("Hiatal hernia", "esophagus/esophagus", r"hernia", (0.14, ("esophagus",)), (0.3, ("esophagus",)), """
+    _kind("Hiatal hernia", "esophagus/esophagus", r"hernia|esophag", (0.14, ("esophagus",)), (0.3, ("esophagus",)), """
         A hiatal hernia is present.
         There is a hiatal hernia.
         A sliding hiatal hernia is seen.
         A hiatal hernia is observed at the esophagus.
         Part of the stomach forms a hiatal hernia.
         A hernia is noted at the esophageal hiatus.""", """
-        No hiatal hernia is seen.
-        There is no hiatal hernia.
-        Hiatal hernia is not observed.
-        The esophagus is normal without hernia.
-        No hernia is detected at the esophageal hiatus."""),
+        The esophagus is normal.
+        The esophagogastric junction is in its usual place.
+        The esophagus has a normal course.
+        The esophagus is unremarkable.
+        No hiatal hernia is seen."""),
 ]
 
-# %% ../../nbs/data/00_phantom.ipynb #66443994
+# %% ../../nbs/data/00_phantom.ipynb #88a01e9d
 _four = tuple(name for name in LOBES if "middle" not in name)
 _sides_of_pleura = "right pleura", "left pleura", "both pleurae"
 _bold_lung_kinds = [
-    _kind("Emphysema", "lung/lung", r"emphysema", (0.19, ("right upper lobe", "left upper lobe", "both upper lobes")), (0.3, (*_four, "both upper lobes")), """
+    _kind("Emphysema", "lung/lung", r"emphysema|parenchyma|density", (0.19, ("right upper lobe", "left upper lobe", "both upper lobes")), (0.3, (*_four, "both upper lobes")), """
         Emphysema is present {at}.
         There is emphysema {at}.
         Emphysematous changes are seen {at}.
         {adjective} emphysema is noted.
         Areas of emphysema are observed {at}.
         Marked emphysema is evident {at}.""", """
-        No emphysema is seen.
-        There is no emphysema.
-        Emphysema is not observed.
-        The lungs show no emphysematous change.
-        The lungs are without emphysema."""),
-    _kind("Consolidation", "lung/lung", r"consolidat", (0.18, LOBES), (0.3, _four), """
+        The lung density is normal.
+        The lung parenchyma is preserved.
+        The density of both lungs is normal.
+        The lung parenchyma is unremarkable.
+        No emphysema is seen."""),
+    _kind("Consolidation", "lung/lung", r"consolidat|airspaces|aerat", (0.18, LOBES), (0.3, _four), """
         Consolidation is present {at}.
         There is a consolidation {at}.
         An area of consolidation is seen {at}.
         {adjective} consolidation is noted.
         Airspace consolidation is observed {at}.
         Dense consolidation is evident {at}.""", """
-        No consolidation is seen.
-        There is no consolidation.
-        Consolidation is not observed.
-        The lungs are free of consolidation.
-        No area of consolidation is detected."""),
-    _kind("Lung nodule", "lung/lung", r"nodul", (0.45, LOBES), (0.3, _four), """
+        The airspaces are clear.
+        Aeration of both lungs is normal.
+        The airspaces are normally aerated.
+        Both lungs are aerated in the usual way.
+        No consolidation is seen."""),
+    _kind("Lung nodule", "lung/lung", r"nodul|focal lesion", (0.45, LOBES), (0.3, _four), """
         A nodule is present {at}.
         There is a nodule {at}.
         A pulmonary nodule is seen {at}.
         {adjective} nodule is noted.
         A solid nodule is observed {at}.
         A round nodule is evident {at}.""", """
-        No nodule is seen.
-        There is no pulmonary nodule.
-        A nodule is not observed.
-        The lungs are free of nodules.
-        No lung nodule is detected.""", """
+        The lungs are free of focal lesions.
+        No focal lesion is detected.
+        Focal lesions are absent.
+        Both lungs are without focal lesions.
+        No nodule is seen.""", """
         A {size} mm nodule is seen {at}.
         {adjective} nodule measuring {size} mm is noted.
         A nodule with a diameter of {size} mm is present {at}."""),
 ]
 
-# %% ../../nbs/data/00_phantom.ipynb #156a73b3
+# %% ../../nbs/data/00_phantom.ipynb #4742a2b0
 _pleural_kinds = [
-    _kind("Pleural effusion", "pleura/pleura", r"pleural (effusion|fluid)", (0.12, _sides_of_pleura), (0.3, _sides_of_pleura), """
+    _kind("Pleural effusion", "pleura/pleura", r"pleural (effusion|fluid|spaces)|costophrenic", (0.12, _sides_of_pleura), (0.3, _sides_of_pleura), """
         Pleural effusion is present {at}.
         There is {adjective} pleural effusion.
         {adjective} pleural effusion is seen.
         Pleural fluid is noted {at}.
         {adjective} pleural effusion is observed.
         Pleural effusion is evident {at}.""", """
-        No pleural effusion is seen.
-        There is no pleural effusion.
-        Pleural effusion is not observed.
-        The chest is free of pleural fluid.
-        No pleural effusion is detected.""", """
+        The costophrenic angles are clear.
+        Costophrenic angles are sharp.
+        Both costophrenic angles are normal.
+        The pleural spaces are clear.
+        No pleural effusion is seen.""", """
         {adjective} pleural effusion with a depth of {size} mm is seen.
         Pleural effusion of up to {size} mm is noted {at}."""),
 ]
@@ -1145,8 +1145,8 @@ def write_impression(phantom: Phantom, seed: int = 42) -> str:
     parts = [f"{PLACES[f.place].adjective} {FINDINGS[f.label].noun}.".strip() for f in phantom.findings]
     return " ".join(p[0].upper() + p[1:] for p in parts)
 
-# %% ../../nbs/data/00_phantom.ipynb #a16b7157
-_NEGATION = re.compile(r"\b(no|not|without|normal|free|absent|negative|neither|nor|none|unremarkable)\b")
+# %% ../../nbs/data/00_phantom.ipynb #4a51d215
+_NEGATION = re.compile(r"\b(no|not|without|normal|normally|usual|free|clear|sharp|thin|preserved|absent|negative|neither|nor|none|unremarkable)\b")
 
 
 def _locations(sentence: str, kind: Kind) -> list[str]:
@@ -1333,7 +1333,7 @@ def _write_split(split: str, tables: dict[str, list[dict]], root: Path):
     _write(data / "metadata" / f"no_chest_{split}.txt", b"")
     _write(root / "truth" / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in tables["truth"]).encode())
 
-# %% ../../nbs/data/00_phantom.ipynb #f2d3f2c0
+# %% ../../nbs/data/00_phantom.ipynb #0a8d030c
 def _check_folder(mark: Path, settings: dict) -> bool:
     "True if the folder holds this corpus, complete; `PhantomError` if it holds another."
     if not mark.is_file():
@@ -1359,7 +1359,7 @@ def write_corpus(
     root, log = Path(root), logging.getLogger(__name__)
     if release not in ("first", "fixed"): raise PhantomError(f"release: expected first or fixed, found {release!r}")
     if config.difficulty not in ("bold", "subtle"): raise PhantomError(f"difficulty: expected bold or subtle, found {config.difficulty!r}")
-    settings = json.loads(json.dumps({**asdict(config), "seed": seed, "release": release, "generator": 2}))
+    settings = json.loads(json.dumps({**asdict(config), "seed": seed, "release": release, "generator": 3}))
     complete, job = _check_folder(root / "phantom.json", settings), _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = [volume_path(root, f"{n}_{k}", release) for group in names.values() for n in group for k in reconstructions(n, config, seed)]

@@ -280,16 +280,21 @@ def build_vit(config: Config, guided: bool = False, **settings) -> ViT3D | Guide
     "The encoder that a run's configuration describes, with new weights; `settings` as in `vit_config`."
     return (GuidedViT3D if guided else ViT3D)(vit_config(config, guided, **settings))
 
-# %% ../../nbs/models/00_vit.ipynb #de34e44a
+# %% ../../nbs/models/00_vit.ipynb #067dbe9d
+def _rename(name: str, module: nn.Module) -> str:
+    "One tensor name, translated part by part; a sub-model that has names of its own translates its share."
+    first, _, rest = name.partition(".")
+    child = getattr(module, first, None)
+    if hasattr(child, "released"): return f"{module.released.get(first, first)}.{_rename(rest, child)}"
+    for ours, theirs in module.released.items(): name = re.sub(rf"(?<![^.]){re.escape(ours)}(?![^.])", theirs, name)
+    return name
+
+
 def released_names(
     model: nn.Module, # one whose class has `released`: our part → the authors' part
-    prefix: str = "", # put in front of the released names
 ) -> dict[str, str]: # our tensor name → the released one
     "What the authors call each tensor of `model`'s state dict."
-    def rename(name: str) -> str:
-        for ours, theirs in model.released.items(): name = re.sub(rf"(?<![^.]){re.escape(ours)}(?![^.])", theirs, name)
-        return prefix + name
-    return {name: rename(name) for name in model.state_dict()}
+    return {name: _rename(name, model) for name in model.state_dict()}
 
 # %% ../../nbs/models/00_vit.ipynb #a2b17b55
 def drawn_weight(name: str, shape: Sequence[int], seed: int = 0) -> Tensor:
@@ -303,10 +308,10 @@ def drawn_input(name: str, shape: Sequence[int], kind: str) -> Tensor:
     random = np.random.RandomState(zlib.crc32(name.encode()) % 2**32)
     return torch.as_tensor(getattr(random, {"uniform": "random_sample", "normal": "standard_normal"}[kind])(tuple(shape)).astype(np.float32))
 
-# %% ../../nbs/models/00_vit.ipynb #00cd7ea6
-def fill_drawn(model: nn.Module, seed: int = 0, prefix: str = "") -> nn.Module:
+# %% ../../nbs/models/00_vit.ipynb #39dc2c86
+def fill_drawn(model: nn.Module, seed: int = 0) -> nn.Module:
     "Fill every floating-point tensor of `model` with the weight drawn for its released name; gives the model in eval mode."
-    names = released_names(model, prefix)
+    names = released_names(model)
     model.load_state_dict({ours: drawn_weight(names[ours], t.shape, seed) if t.is_floating_point() else t
                            for ours, t in model.state_dict().items()})
     return model.eval()

@@ -6,8 +6,9 @@
 __all__ = ['contrastive_loss', 'gather_features', 'consistency_loss', 'consistency_weight', 'VolumeCLIPConfig', 'VolumeCLIP',
            'start_from_stage1', 'build_clip']
 
-# %% ../../nbs/models/01_clip.ipynb #454f4ef3
+# %% ../../nbs/models/01_clip.ipynb #f7ab376c
 import math
+from copy import deepcopy
 
 import torch
 import torch.distributed as dist
@@ -90,11 +91,10 @@ def consistency_weight(step: int, weight: float = 0.1, steps: int = 5000) -> flo
     "The weight of the consistency loss at a step: from `weight` linearly to 0 at `steps`, then 0."
     return weight * max(0.0, 1 - step / steps) if steps else 0.0
 
-# %% ../../nbs/models/01_clip.ipynb #83408bed
+# %% ../../nbs/models/01_clip.ipynb #3ccc3e98
 class VolumeCLIPConfig(PretrainedConfig):
     "Volume tower (guided or not), report tower (BERT), and the heads and scale between them."
     model_type = "hsenet_clip"
-    sub_configs = {"vision_config": ViT3DConfig, "text_config": BertConfig}
 
     def __init__(
         self,
@@ -110,20 +110,19 @@ class VolumeCLIPConfig(PretrainedConfig):
         **kwargs,
     ):
         vision = GuidedViT3DConfig if guided else ViT3DConfig
-        self.vision_config = vision_config if isinstance(vision_config, ViT3DConfig) else vision(**(vision_config or {}))
-        self.text_config = text_config if isinstance(text_config, BertConfig) else BertConfig(**(text_config or {}))
+        self.vision_config = deepcopy(vision_config) if isinstance(vision_config, ViT3DConfig) else vision(**(vision_config or {}))
+        self.text_config = deepcopy(text_config) if isinstance(text_config, BertConfig) else BertConfig(**(text_config or {}))
         self.guided, self.projection_dim, self.text_pooler = guided, projection_dim, text_pooler
         self.exp_logit_scale, self.logit_scale = exp_logit_scale, logit_scale
         self.consistency_weight, self.consistency_steps = consistency_weight, consistency_steps
         super().__init__(**kwargs)
 
-# %% ../../nbs/models/01_clip.ipynb #5f0140c5
+# %% ../../nbs/models/01_clip.ipynb #ef159d10
 class VolumeCLIP(PreTrainedModel):
     "Volumes and reports in one space: stage 1 (plain) or stage 2 (guided by slices)."
     config_class, base_model_prefix, main_input_name = VolumeCLIPConfig, "clip", "volume"
     _supports_sdpa, _no_split_modules = True, ["Block", "BertLayer"]
-    released = {"vision": "vision_encoder", "text": "language_encoder", "vision_head": "mm_vision_proj", "text_head": "mm_language_proj",
-                **GuidedViT3D.released}  # the authors' names for our parts
+    released = {"vision": "vision_encoder", "text": "language_encoder", "vision_head": "mm_vision_proj", "text_head": "mm_language_proj"}  # the authors' names for our parts
 
     def __init__(self, config: VolumeCLIPConfig):
         super().__init__(config)
@@ -169,7 +168,15 @@ class VolumeCLIP(PreTrainedModel):
 AutoConfig.register("hsenet_clip", VolumeCLIPConfig)
 AutoModel.register(VolumeCLIPConfig, VolumeCLIP)
 
-# %% ../../nbs/models/01_clip.ipynb #a09cd81e
+# %% ../../nbs/models/01_clip.ipynb #d7311547
+@patch(cls_method=True)
+def from_pretrained(cls: VolumeCLIP, *args, **kwargs) -> VolumeCLIP:
+    "As the library's; what was frozen stays frozen."
+    model = super(VolumeCLIP, cls).from_pretrained(*args, **kwargs)
+    if isinstance(model, VolumeCLIP) and model.config.text_pooler: model.text.pooler.requires_grad_(False)
+    return model
+
+
 @patch(as_prop=True)
 def teacher(self: VolumeCLIP) -> VolumeCLIP | None:
     "The frozen stage-1 model, if one is attached."

@@ -57,7 +57,7 @@ class EncoderConfig:
     mlp_dim: int = 3072
     dropout: float = 0.0
 
-# %% ../nbs/00_config.ipynb #016599a5
+# %% ../nbs/00_config.ipynb #0e7f3201
 @dataclass
 class TextConfig:
     "The BERT that reads reports in stages 1 and 2."
@@ -69,6 +69,8 @@ class TextConfig:
     vocab_size: int = 30522  # of the tokenizer, where it is trained here
     max_length: int = 512  # tokens
     dropout: float = 0.1
+    whiten: int = 0  # from scratch: directions of the untrained tower's output that the head starts by spreading out
+    lr_scale: float = 1.0  # learning rate of the text tower as a share of the stage's
 
 # %% ../nbs/00_config.ipynb #3d6e3d8e
 @dataclass
@@ -242,7 +244,7 @@ def _paper() -> Config:
               "augment.rotate": 0.5, "augment.flip": 0.1}
     return override(Config(), name="paper", **quirks)
 
-# %% ../nbs/00_config.ipynb #3e808330
+# %% ../nbs/00_config.ipynb #195f5218
 def _tiny() -> Config:
     return override(
         Config(), name="tiny",
@@ -250,13 +252,13 @@ def _tiny() -> Config:
         volume=dict(size=(16, 64, 64), spacing=(10.0, 5.5, 5.5)),
         slices=dict(n=16, encoder="small", dim=64, image_size=64, steps=400, jpeg_quality=0),
         encoder=dict(hidden_size=128, num_layers=3, num_heads=4, mlp_dim=512),
-        text=dict(pretrained=None, hidden_size=128, num_layers=1, num_heads=4, mlp_dim=512, vocab_size=600, max_length=192, dropout=0.0),
+        text=dict(pretrained=None, hidden_size=128, num_layers=1, num_heads=4, mlp_dim=512, vocab_size=600, max_length=192, dropout=0.0, whiten=24, lr_scale=0.03),
         clip=dict(projection_dim=128, consistency_steps=300),
         packer=dict(kernel=(1, 2, 2), dropout=0.0),
         language=dict(pretrained=None, hidden_size=128, num_layers=3, num_heads=4, mlp_dim=384, vocab_size=600, max_length=320, load_in_8bit=False, lora=False),
         augment=dict(scale=0.0, shift=0.0),
-        stage1=dict(epochs=15, lr=1.5e-3, batch_size=48, warmup=0.05, evaluate_every=200, workers=0),
-        stage2=dict(epochs=5, lr=5e-4, batch_size=48, warmup=0.05, evaluate_every=100, workers=0),
+        stage1=dict(epochs=12, lr=1e-3, batch_size=48, warmup=0.1, evaluate_every=200, workers=0),
+        stage2=dict(epochs=4, lr=5e-4, batch_size=48, warmup=0.1, evaluate_every=100, workers=0),
         mrg=dict(epochs=12, lr=1e-3, batch_size=32, warmup=0.05, weight_decay=0.05, max_length=320, evaluate_every=200, workers=0, cache_tokens=True),
         vqa=dict(epochs=4, lr=1e-3, batch_size=64, warmup=0.05, weight_decay=0.05, max_length=128, evaluate_every=200, workers=0, cache_tokens=True, init_from="mrg"),
     )
@@ -274,14 +276,14 @@ def _mini() -> Config:
         stage1=small, stage2=small, mrg=small, vqa=small,
     )
 
-# %% ../nbs/00_config.ipynb #c166705b
+# %% ../nbs/00_config.ipynb #fbdc0ba6
 def _gpu() -> Config:
     return override(
         _tiny(), name="gpu",
         phantom=dict(difficulty="subtle", n_train=8000, n_valid=400, shape=(64, 160, 160)),
         volume=dict(size=(32, 128, 128), spacing=(5.0, 2.2, 2.2)), slices=dict(n=32, dim=256, image_size=128, steps=2000),
         encoder=dict(patch_size=(4, 16, 16), hidden_size=384, num_layers=8, num_heads=6, mlp_dim=1536),
-        text=dict(hidden_size=384, num_layers=4, num_heads=6, mlp_dim=1536, vocab_size=2000, max_length=384), clip=dict(projection_dim=256),
+        text=dict(hidden_size=384, num_layers=4, num_heads=6, mlp_dim=1536, vocab_size=2000, max_length=384, whiten=64, lr_scale=0.1), clip=dict(projection_dim=256),
         language=dict(hidden_size=384, num_layers=6, num_heads=6, mlp_dim=1536, vocab_size=2000, max_length=640),
         stage1=dict(epochs=40, lr=5e-4, batch_size=128, workers=8), stage2=dict(epochs=10, lr=2e-4, batch_size=128, workers=8),
         mrg=dict(epochs=20, lr=5e-4, max_length=640), vqa=dict(epochs=6, lr=5e-4),

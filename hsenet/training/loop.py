@@ -34,13 +34,19 @@ log = logging.getLogger(__name__)
 class TrainingError(ValueError):
     "A run that can't start, or can't go on."
 
-# %% ../../nbs/training/00_loop.ipynb #4a0402d7
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    "Trainable parameters of `model` in two groups: matrices with weight decay, vectors and scalars without."
-    ours = [p for p in model.parameters() if p.requires_grad]
+# %% ../../nbs/training/00_loop.ipynb #e9ead1e3
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    lr: float,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,  # a tensor's own share of `lr`, by its name
+) -> list[dict]:
+    "Trainable parameters in groups of one rate: matrices with weight decay, vectors and scalars without."
+    ours = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not ours: raise TrainingError(f"{type(model).__name__} has no trainable parameter: everything is frozen")
-    return [{"params": [p for p in ours if p.ndim >= 2], "weight_decay": weight_decay},
-            {"params": [p for p in ours if p.ndim < 2], "weight_decay": 0.0}]
+    groups = {}
+    for name, p in ours: groups.setdefault((p.ndim >= 2, lr_scale(name)), []).append(p)
+    return [{"params": ps, "weight_decay": weight_decay * matrix, "lr": lr * share} for (matrix, share), ps in groups.items()]
 
 # %% ../../nbs/training/00_loop.ipynb #c7dd799e
 def lr_factor(
@@ -82,7 +88,7 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
     if isinstance(batch, tuple): return tuple(to_device(v, device) for v in batch)
     return batch
 
-# %% ../../nbs/training/00_loop.ipynb #e6dad7c8
+# %% ../../nbs/training/00_loop.ipynb #346c7e2d
 class Task:
     "A model and what a stage does with it. Subclasses say `loss`; the rest has defaults."
     metric, higher_is_better = "loss", False  # on the tuning split; picks the best checkpoint
@@ -94,6 +100,10 @@ class Task:
         tokenizer: Any = None,  # saved beside the model, if given
     ):
         self.model, self.collate, self.tokenizer = model, collate, tokenizer
+
+    def lr_scale(self, name: str) -> float:
+        "Learning rate of a tensor as a share of the stage's."
+        return 1.0
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Scalar loss of a batch, mean over its items, and further scalars to log."
@@ -184,7 +194,7 @@ def check_finite(loss: Tensor, batch: dict, step: int):
     raise TrainingError(f"loss is {loss.item()} at step {step}; cases of the batch: {cases}. "
                         "Look at these cases, or lower the learning rate; the last checkpoint is intact")
 
-# %% ../../nbs/training/00_loop.ipynb #798a266c
+# %% ../../nbs/training/00_loop.ipynb #197a0b9b
 class Trainer:
     "The parts of one run: accelerator, model, optimiser, schedule, batches, history."
 
@@ -195,7 +205,7 @@ class Trainer:
         self.batches = EpochBatches(len(train), config.batch_size, seed, acc.process_index, acc.num_processes)
         self.micro = max(1, round(config.epochs * self.batches.per_epoch))  # batches of the run
         self.total = math.ceil(self.micro / config.accumulate)  # optimizer steps of the run
-        optimizer = torch.optim.AdamW(parameter_groups(task.model, config.weight_decay), lr=config.lr)
+        optimizer = torch.optim.AdamW(parameter_groups(task.model, config.weight_decay, config.lr, task.lr_scale))
         self.model, self.optimizer = acc.prepare(task.model, optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, lambda s: lr_factor(s, self.total, config.warmup))
         self.progress, self.history = Progress(), History(output, acc)
@@ -322,7 +332,7 @@ def _open_folder(trainer: Trainer, signature: dict, resume: bool):
         log.info("%s: going on at step %d", output, trainer.progress.step)
     trainer.history.rewind(trainer.progress.step)
 
-# %% ../../nbs/training/00_loop.ipynb #559b9579
+# %% ../../nbs/training/00_loop.ipynb #547f3815
 def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
     "The loop itself, from where the run stands to its end."
     config, progress, acc = trainer.config, trainer.progress, trainer.accelerator
@@ -337,7 +347,7 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
         bar.update()
         at_end, step = progress.step == trainer.total, progress.step
         if step % log_every == 0 or step % config.evaluate_every == 0 or at_end or step == 1:
-            row |= {"lr": trainer.schedule.get_last_lr()[0], "epoch": (number + 1) / trainer.batches.per_epoch,
+            row |= {"lr": max(trainer.schedule.get_last_lr()), "epoch": (number + 1) / trainer.batches.per_epoch,
                     "cases_per_second": seen / (time.perf_counter() - clock)}
             if step % config.evaluate_every == 0 or at_end: checkpoint(trainer, row)
             trainer.history.add(step, row)

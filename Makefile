@@ -1,0 +1,55 @@
+# hsenet: `make` lists what there is to make. Everything happens in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+PRESET ?= tiny
+SEED ?= 42
+OUTPUT ?= outputs/quickstart
+DATA ?= data
+ONLY ?=
+NB ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart controls test docs lab clean-notebooks hooks clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  settings:  PRESET=tiny|gpu|…  SEED=42  OUTPUT=outputs/quickstart  DATA=data  PYTHON=python3.11"
+
+$(READY): settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "hsenet needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there). Try: make PYTHON=python3.11 …"; exit 1; }
+	@echo "Installing into $(VENV) (minutes, once) …"
+	@$(PYTHON) -m venv $(VENV) || { echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(READY)  ## .venv with everything in it
+
+quickstart: $(READY)  ## the whole road once, on phantoms: outputs/quickstart (about 12 minutes on 2 cores)
+	@$(BIN)/python tools/quickstart.py --preset $(PRESET) --seed $(SEED) --output $(OUTPUT) --data $(DATA)
+
+controls: $(READY)  ## after quickstart: the same with a random encoder, and with no image
+	@$(BIN)/python tools/run.py nbs/runs/controls.ipynb $(OUTPUT)/controls.ipynb -p preset $(PRESET) -p seed $(SEED) -p output $(OUTPUT) -p data $(DATA)
+
+test: $(READY)  ## all that guards the project; ONLY=models/00_vit for a part of it
+	@$(BIN)/python tools/test.py $(ONLY)
+
+docs: $(READY)  ## the site, offline: outputs/docs/index.html; writes README.md from nbs/index.ipynb
+	@$(BIN)/python tools/docs.py
+
+lab: $(READY)  ## JupyterLab on the notebooks
+	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(NB),nbs/$(NB).ipynb,nbs/index.ipynb)
+
+clean-notebooks: $(READY)  ## strip notebooks of what should not be committed, export the modules anew
+	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+
+hooks: $(READY)  ## git and Jupyter hooks that clean notebooks and merge them cell by cell
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/nbdev_install_hooks
+
+clean:  ## remove the virtual environment and build leftovers; data/ and outputs/ stay
+	rm -rf $(VENV) _proc _docs *.egg-info
+	find hsenet tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""Run by IPython kernels under `make lab`: run notebooks name `data/` and `outputs/` from the top of the project."""
+import os
+from pathlib import Path
+
+if Path.cwd() == Path(__file__).resolve().parents[1] / "nbs" / "runs": os.chdir("../..")

@@ -1,0 +1,68 @@
+"""`make quickstart`: the whole road once, then where to look and what to try."""
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from run import ROOT, Progress, ending_children_on_signals, report_failure, run_notebook
+
+NOTEBOOK = Path("nbs/runs/quickstart.ipynb")
+
+
+def set_aside(folder: Path) -> Path | None:
+    "Rename a folder that is there to `<folder>-<time of its newest file>`, so that nothing is lost; gives the new name."
+    if not folder.exists(): return None
+    newest = max([folder, *folder.rglob("*")], key=lambda p: p.lstat().st_mtime)
+    name = f"{folder}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(newest.lstat().st_mtime))}"
+    target, i = Path(name), 1
+    while target.exists(): target, i = Path(f"{name}-{i}"), i + 1
+    return folder.rename(target)
+
+
+def held_out_case(data: Path, preset: str, seed: int) -> Path | None:
+    "A phantom that the models have never seen."
+    return min((data / f"phantoms-{preset}-{seed}").glob("dataset/valid*/*/*/*.nii.gz"), default=None)
+
+
+def farewell(output: Path, case: Path | None) -> str:
+    "What there is to look at and to try."
+    table = output / "table.md"
+    case = case or "CT.nii.gz"
+    return "\n".join([
+        "", table.read_text(encoding="utf-8").strip() if table.is_file() else f"(no {table})", "",
+        "Phantoms are synthetic: these numbers say nothing about patients.", "",
+        "Where to look",
+        f"  {output}/quickstart.ipynb     the run, with curves, cases and tables (make docs shows it as a page)",
+        f"  {output}/metrics.json         every number, with n and baselines",
+        f"  {output}/evaluation/          every prediction", "",
+        "Try it, on a phantom the models have never seen or on a chest CT of your own (.nii.gz)",
+        f"  .venv/bin/hsenet report {case} --model {output}/model",
+        f'  .venv/bin/hsenet ask {case} "Where is the pleural effusion?" --model {output}/model'])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="tiny")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    args = parser.parse_args()
+    if moved := set_aside(args.output): print(f"{args.output} was there already: it is now {moved}; starting over in {args.output}")
+    for made in sorted(args.data.glob(f"*-{args.preset}-{args.seed}")): print(f"using again what is complete in {made}")
+    from papermill.exceptions import PapermillExecutionError
+    executed, progress = args.output / "quickstart.ipynb", Progress()
+    values = {"preset": args.preset, "seed": args.seed, "output": str(args.output), "data": str(args.data)}
+    with ending_children_on_signals():
+        try: run_notebook(NOTEBOOK, executed, values, progress)
+        except PapermillExecutionError as e:
+            report_failure(e, executed)
+            return 1
+    progress.line(f"{progress.clock()}  done")
+    print(farewell(args.output, held_out_case(args.data, args.preset, args.seed)))
+    return 0
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Tests of the tools. Each runs in a process of its own: python tools/test_tools.py test_name"""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from run import ROOT, ParameterError, check_parameters, declared, number
+
+TEMPORARY = Path(tempfile.mkdtemp())
+
+
+def notebook(*cells: tuple[str, str], name: str = "nb.ipynb") -> Path:
+    "A notebook file of (kind, source) cells; the kind `parameters` is a code cell with that tag."
+    make = lambda kind, source: {"cell_type": "markdown" if kind == "markdown" else "code", "source": source, "id": str(abs(hash(source)))[:8],
+                                 "metadata": {"tags": ["parameters"]} if kind == "parameters" else {}} | ({} if kind == "markdown" else {"outputs": [], "execution_count": None})
+    path = TEMPORARY / name
+    path.write_text(json.dumps({"cells": [make(*c) for c in cells], "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def start(*arguments, **kwargs) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "tools/run.py", *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs)
+
+
+def test_misspelt_parameter_is_an_error():
+    path = notebook(("parameters", "preset = 'tiny'\nlr = 1e-3"))
+    check_parameters(path, {"lr": 1})
+    try: check_parameters(path, {"lrr": 1})
+    except ParameterError as e: assert "unknown parameter lrr; it has preset, lr" in str(e), e
+    else: raise AssertionError("lrr was accepted")
+    process = start(path, TEMPORARY / "out.ipynb", "-p", "presset", "mini")
+    said = process.communicate()[0]
+    assert process.returncode == 1 and "unknown parameter presset" in said, said
+
+
+def test_values_of_parameters():
+    assert [number(x) for x in ("1e-4", "3", "true", "tiny", "{stage1.epochs: 2}")] == [1e-4, 3, True, "tiny", {"stage1.epochs": 2}]
+
+
+def test_run_notebooks_declare_parameters():
+    paths = sorted((ROOT / "nbs/runs").glob("*.ipynb"))
+    assert paths, "no run notebooks"
+    for path in paths:
+        nb = json.loads(path.read_text())
+        assert {"preset", "output"} <= declared(path).keys(), f"{path.name} declares {list(declared(path))}"
+        tagged = [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1 and "".join(nb["cells"][0]["source"]).startswith("# "), f"{path.name}: a title and one cell tagged parameters"
+
+
+def test_failing_cell_is_reported():
+    path = notebook(("parameters", "x = 1"), ("code", "print('before')"), ("code", "raise ValueError('the reason')"), ("code", "print('after')"))
+    process = start(path, TEMPORARY / "out.ipynb", "-p", "x", "2")
+    said = process.communicate()[0]
+    assert process.returncode == 1, process.returncode
+    assert "FAILED in cell" in said and "ValueError: the reason" in said and "as far as it went" in said, said
+    assert "before" in (TEMPORARY / "out.ipynb").read_text()
+
+
+def test_sigterm_leaves_no_process_behind():
+    mark = TEMPORARY / "pid"
+    path = notebook(("parameters", "x = 1"), ("code", f"import subprocess\np = subprocess.Popen(['sleep', '600'])\nopen({str(mark)!r}, 'w').write(str(p.pid))\np.wait()"))
+    process = start(path, TEMPORARY / "out.ipynb")
+    for _ in range(300):
+        if mark.exists() and mark.read_text(): break
+        time.sleep(0.2)
+    sleeper, below = psutil.Process(int(mark.read_text())), psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 143, process.returncode
+    left = [p for p in [sleeper, *below] if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert not left, left
+
+
+def test_earlier_run_is_set_aside():
+    from quickstart import set_aside
+    folder = TEMPORARY / "quickstart"
+    assert set_aside(folder) is None
+    kept = []
+    for _ in range(2):
+        folder.mkdir()
+        (folder / "table.md").write_text("x")
+        os.utime(folder / "table.md", (2e9, 2e9))
+        kept.append(set_aside(folder))
+    assert not folder.exists() and len(set(kept)) == 2, kept
+    assert all(k.name.startswith("quickstart-20330518-") and (k / "table.md").exists() for k in kept), kept
+
+
+def test_failure_of_a_test_is_counted():
+    from test import Check
+    assert Check("good", [sys.executable, "-c", "print(1)"], "a").run().passed
+    bad = Check("bad", [sys.executable, "-c", "raise SystemExit('no')"], "a").run()
+    assert not bad.passed and "no" in bad.output
+    slow = Check("slow", [sys.executable, "-c", "import time; time.sleep(60)"], "a").run(limit=1)
+    assert not slow.passed and "after the limit" in slow.output and slow.seconds < 20
+
+
+def test_readme_from_front_page():
+    from docs import readme
+    path = notebook(("markdown", "# T\n\n[a](x.ipynb) [b](../LICENSE) [c](https://d.e) ![p](images/p.svg)"), ("code", "#| hide\nimport os"), ("code", "1 + 1"))
+    assert readme(path).split("\n\n", 1)[1] == "# T\n\n[a](nbs/x.ipynb) [b](LICENSE) [c](https://d.e) ![p](nbs/images/p.svg)\n\n```python\n1 + 1\n```\n"
+
+
+def test_docs_obey_directives():
+    from docs import code, directives, only_imports
+    assert directives("#| export\n#| echo: false\nx = 1") == ({"export": "", "echo": "false"}, "x = 1")
+    cell = lambda source: {"source": source, "outputs": [], "metadata": {}}
+    assert code(cell("#| hide\nx = 1")) is None
+    assert code(cell("#| export\nx = 1"))["metadata"]["tags"] == ["exported"]
+    assert only_imports("import os\nfrom a import b") and not only_imports("import os\nx = 1")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or [n for n in globals() if n.startswith("test_")]: globals()[name]()

@@ -231,7 +231,7 @@ def _draw_curves(ax: Axes, rows: Sequence[Mapping], keys: Sequence[str], x: str,
     ax.ticklabel_format(axis="y", style="sci", scilimits=(-2, 4))
     if len(keys) > 1: ax.legend()
 
-# %% ../nbs/06_plots.ipynb #e523d93d
+# %% ../nbs/06_plots.ipynb #8e4083ba
 def plot_bars(
     values: Mapping[str, float | None],  # name → number; None is drawn as "not computed"
     intervals: Mapping[str, tuple[float, float]] | None = None,  # name → (low, high)
@@ -244,7 +244,7 @@ def plot_bars(
     if not values: raise PlotError("there is nothing to plot: no values")
     at = {name: i for i, name in enumerate(values)}
     with plt.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(5.6, 0.9 + 0.26 * len(values)), layout="constrained")
+        fig, ax = plt.subplots(figsize=(5.6, 1.1 + 0.26 * len(values)), layout="constrained")
         ax.barh(list(at.values()), [0 if v is None else v for v in values.values()], height=0.62, color=COLOURS[5])
         for name, (low, high) in (intervals or {}).items(): ax.plot([low, high], [at[name]] * 2, color="black", lw=1.2, marker="|", ms=5)
         for i, (label, numbers) in enumerate((baselines or {}).items()):
@@ -254,7 +254,7 @@ def plot_bars(
             if v is None: ax.text(0.005, at[name], "not computed", va="center", fontsize=7, style="italic")
         ax.set_yticks(list(at.values()), list(at)); ax.invert_yaxis()
         ax.set(title=title, xlabel=xlabel, xlim=limits); ax.grid(axis="x", lw=0.4, alpha=0.6); ax.set_axisbelow(True)
-        if baselines: ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+        if baselines: fig.legend(loc="outside lower center", ncols=3)
     return fig
 
 # %% ../nbs/06_plots.ipynb #ea91be04

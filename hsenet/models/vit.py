@@ -262,12 +262,12 @@ class GuidedViT3D(ViT3D):
 AutoConfig.register("hsenet_guided_vit3d", GuidedViT3DConfig)
 AutoModel.register(GuidedViT3DConfig, GuidedViT3D)
 
-# %% ../../nbs/models/00_vit.ipynb #fb283e3e
+# %% ../../nbs/models/00_vit.ipynb #08621190
 def vit_config(
     config: Config,
     guided: bool = False, # stage 2's encoder
-    mean: float = 0.45, # of the encoder's input in 0–1; 0 in the release
-    std: float = 0.35, # 1 in the release
+    mean: float = 0.33, # of the encoder's input in 0–1 (here: of phantoms); 0 in the release
+    std: float = 0.38, # 1 in the release
 ) -> ViT3DConfig | GuidedViT3DConfig:
     "The encoder's configuration, from a run's."
     e = config.encoder

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from run import ANSI, ROOT
 
-NBS, SOURCE, SITE = ROOT / "nbs", ROOT / "outputs/docs-source", ROOT / "outputs/docs"
+NBS, SITE = ROOT / "nbs", ROOT / "outputs/docs"
+BUILD = ROOT / "outputs/.docs"  # what Sphinx reads, and leaves
+SOURCE = BUILD / "source"
 QUICKSTARTS = [ROOT / "outputs/quickstart/quickstart.ipynb", ROOT / "outputs/mini/quickstart.ipynb"]
 REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
 SECTIONS = {"Start": ["index", "runs/quickstart"], "Guide": ["tutorials/*"], "Data": ["00_config", "data/*"], "Models": ["models/*"], "Training": ["training/*"],
@@ -229,8 +231,8 @@ def toctrees(known: dict, apis: list[str]) -> str:
 
 
 def write_source() -> None:
-    "All that Sphinx reads, in outputs/docs-source."
-    shutil.rmtree(SOURCE, ignore_errors=True)
+    "All that Sphinx reads."
+    shutil.rmtree(BUILD, ignore_errors=True)
     (SOURCE / "api").mkdir(parents=True)
     (SOURCE / "_static").mkdir()
     names, known, apis = Names(), pages(), modules()
@@ -276,13 +278,16 @@ def main() -> int:
     start = time.monotonic()
     ensure_run()
     write_source()
-    shutil.rmtree(SITE, ignore_errors=True)
     environment = os.environ | {"JUPYTER_PLATFORM_DIRS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2", "-b", "html", "-d", str(ROOT / "outputs/docs-source/.doctrees"), str(SOURCE), str(SITE)]
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-j", "2", "-b", "html", "-d", str(BUILD / "doctrees"), str(SOURCE), str(BUILD / "html")]
     status = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    if status: print("the docs have warnings: see above", file=sys.stderr)
-    else: print(f"{len(list(SITE.rglob('*.html')))} pages in {time.monotonic() - start:.0f} s: {SITE.relative_to(ROOT)}/index.html")
-    return status
+    if status:
+        print("the docs have warnings: see above", file=sys.stderr)
+        return status
+    shutil.rmtree(SITE, ignore_errors=True)
+    (BUILD / "html").rename(SITE)
+    print(f"{len(list(SITE.rglob('*.html')))} pages in {time.monotonic() - start:.0f} s: {SITE.relative_to(ROOT)}/index.html")
+    return 0
 
 
 if __name__ == "__main__":

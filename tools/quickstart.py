@@ -20,25 +20,19 @@ def set_aside(folder: Path) -> Path | None:
     return folder.rename(target)
 
 
-def held_out_case(data: Path, preset: str, seed: int) -> Path | None:
-    "A phantom that the models have never seen."
-    return min((data / f"phantoms-{preset}-{seed}").glob("dataset/valid*/*/*/*.nii.gz"), default=None)
-
-
-def farewell(output: Path, case: Path | None) -> str:
+def farewell(output: Path) -> str:
     "What there is to look at and to try."
-    table = output / "table.md"
-    case = case or "CT.nii.gz"
+    table, model = output / "table.md", f"--model {output}/model"
     return "\n".join([
         "", table.read_text(encoding="utf-8").strip() if table.is_file() else f"(no {table})", "",
         "Phantoms are synthetic: these numbers say nothing about patients.", "",
         "Where to look",
-        f"  {output}/quickstart.ipynb     the run, with curves, cases and tables (make docs shows it as a page)",
-        f"  {output}/metrics.json         every number, with n and baselines",
-        f"  {output}/evaluation/          every prediction", "",
-        "Try it, on a phantom the models have never seen or on a chest CT of your own (.nii.gz)",
-        f"  .venv/bin/hsenet report {case} --model {output}/model",
-        f'  .venv/bin/hsenet ask {case} "Where is the pleural effusion?" --model {output}/model'])
+        f"  {output}/quickstart.ipynb    the run, with curves, cases and tables (`make docs` shows it as a page)",
+        f"  {output}/metrics.json        every number, with n and baselines",
+        f"  {output}/evaluation/         every prediction", "",
+        "Try it, on a phantom that the models have never seen or on a chest CT of your own (.nii.gz)",
+        f"  .venv/bin/hsenet report {output}/example.nii.gz {model}",
+        f'  .venv/bin/hsenet ask {output}/example.nii.gz "Where is the pleural effusion?" {model}'])
 
 
 def main() -> int:
@@ -59,7 +53,7 @@ def main() -> int:
             report_failure(e, executed)
             return 1
     progress.line(f"{progress.clock()}  done")
-    print(farewell(args.output, held_out_case(args.data, args.preset, args.seed)))
+    print(farewell(args.output))
     return 0
 
 

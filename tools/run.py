@@ -129,7 +129,8 @@ def run_notebook(
     progress = progress or Progress()
     try:
         papermill.execute_notebook(str(notebook), str(output), parameters, engine_name="watched", watch=progress, kernel_name="python3",
-                                   progress_bar=False, log_output=False, stderr_file=progress, coalesce_streams=True)
+                                   progress_bar=False, log_output=False, stderr_file=progress, coalesce_streams=True,
+                                   extra_arguments=["--IPKernelApp.log_level=40"])
     finally: end_children()
     return output
 

@@ -24,7 +24,7 @@ WORKERS = 2
 ENVIRONMENT = {  # one thread per process, no hub, no leftovers
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1", "JUPYTER_PLATFORM_DIRS": "1", "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-RUNS = "quickstart preprocess pretrain_stage1 pretrain_stage2 finetune_mrg finetune_vqa evaluate_retrieval evaluate_mrg evaluate_vqa".split()
+RUNS = "quickstart controls preprocess pretrain_stage1 pretrain_stage2 finetune_mrg finetune_vqa evaluate_retrieval evaluate_mrg evaluate_vqa".split()
 
 
 @dataclass
@@ -67,15 +67,14 @@ def notebooks() -> list[Path]:
 
 
 def run_parameters(name: str) -> dict:
-    "What the miniature run passes to a run notebook: the folders of the runs before it, those that it declares."
-    base = MINI / name if name == "quickstart" else MINI
-    folders = {"data": base / "data", "corpus": MINI / "quickstart/data/phantoms-mini-42", "cache": MINI / "cache", "stage1": MINI / "stage1",
-               "stage2": MINI / "stage2", "mrg": MINI / "mrg", "vqa": MINI / "vqa"}
-    outputs = {"quickstart": base / "run", "preprocess": MINI / "cache", "pretrain_stage1": MINI / "stage1", "pretrain_stage2": MINI / "stage2",
+    "What the miniature run passes to a run notebook, as far as the notebook declares it: the folders of the runs before it."
+    road = MINI / "quickstart"
+    values = {"preset": "mini", "data": road / "data", "corpus": road / "data/phantoms-mini-42", "cache": MINI / "cache"}
+    values |= {stage: MINI / stage for stage in ("stage1", "stage2", "mrg", "vqa")}
+    outputs = {"quickstart": road / "run", "controls": road / "run", "pretrain_stage1": MINI / "stage1", "pretrain_stage2": MINI / "stage2",
                "finetune_mrg": MINI / "mrg", "finetune_vqa": MINI / "vqa"}
     models = {"evaluate_retrieval": MINI / "stage2", "evaluate_mrg": MINI / "mrg", "evaluate_vqa": MINI / "vqa"}
-    values = folders | {"preset": "mini", "output": outputs.get(name, MINI / name)}
-    if name in models: values["model"] = models[name]
+    values |= {"output": outputs.get(name, MINI / "evaluation" / name), "model": models.get(name)}
     known = declared(NBS / f"runs/{name}.ipynb")
     return {k: str(v) for k, v in values.items() if k in known}
 

@@ -47,9 +47,15 @@ def test_run_notebooks_declare_parameters():
     assert paths, "no run notebooks"
     for path in paths:
         nb = json.loads(path.read_text())
-        assert {"preset", "output"} <= declared(path).keys(), f"{path.name} declares {list(declared(path))}"
+        assert "output" in declared(path), f"{path.name} declares {list(declared(path))}"
         tagged = [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])]
         assert len(tagged) == 1 and "".join(nb["cells"][0]["source"]).startswith("# "), f"{path.name}: a title and one cell tagged parameters"
+
+
+def test_missing_input_is_named():
+    process = start("nbs/runs/pretrain_stage1.ipynb", TEMPORARY / "out.ipynb", "-p", "preset", "mini", "-p", "cache", TEMPORARY / "nothing", "-p", "output", TEMPORARY / "stage1")
+    said = process.communicate()[0]
+    assert process.returncode == 1 and "FAILED in cell" in said and f"{TEMPORARY}/nothing" in said.split("Error")[-1], said
 
 
 def test_failing_cell_is_reported():

@@ -29,7 +29,7 @@ from .vit import GuidedViT3D, GuidedViT3DConfig, ViT3D, ViT3DConfig, init_module
 
 logger = logging.getLogger(__name__)
 
-# %% ../../nbs/models/03_vlm.ipynb #49f3b87d
+# %% ../../nbs/models/03_vlm.ipynb #dee26472
 def _language_config(config: dict | PretrainedConfig | None) -> PretrainedConfig:
     "A language model's configuration from what JSON gives."
     if config is None: return Phi3Config()
@@ -50,12 +50,13 @@ class HSENetVLMConfig(PretrainedConfig):
         image_token_id: int = 3, # the id of <im_patch>, whose places visual tokens take
         lora: dict | None = None, # {"r", "alpha", "dropout"} of LoRA; None: none
         base: str | None = None, # frozen language model (hub id or folder) that a checkpoint leaves out; None: all is saved
+        control: str | None = None, # an experiment, not a model: `random_encoder`, or `no_image` (patch tokens are zeros)
         **kwargs,
     ):
         make = lambda cls, c: c if isinstance(c, cls) else cls(**(c or {}))
         self.vision1_config, self.vision2_config = make(ViT3DConfig, vision1_config), make(GuidedViT3DConfig, vision2_config)
         self.packer_config, self.language_config = make(SpatialPackerConfig, packer_config), _language_config(language_config)
-        self.projector, self.image_token_id, self.lora, self.base = projector, image_token_id, lora, base
+        self.projector, self.image_token_id, self.lora, self.base, self.control = projector, image_token_id, lora, base, control
         super().__init__(**kwargs)
 
 # %% ../../nbs/models/03_vlm.ipynb #1e554a22
@@ -102,7 +103,7 @@ class HSENetVLM(PreTrainedModel):
     @property
     def num_visual_tokens(self) -> int: return self.packer1.num_tokens + self.packer2.num_tokens
 
-# %% ../../nbs/models/03_vlm.ipynb #fba1aa68
+# %% ../../nbs/models/03_vlm.ipynb #feb925d8
 @patch
 @torch.no_grad()
 def encode(
@@ -110,8 +111,9 @@ def encode(
     volume: Tensor, # (B, 1, D, H, W) in [0, 1]
     slice_features: Tensor, # (B, slices, slice_dim)
 ) -> tuple[Tensor, Tensor]: # two of (B, N, W), without CLS
-    "Patch tokens of both frozen encoders."
-    return self.vision1(volume)[:, 1:], self.vision2(volume, slice_features)[:, 1:]
+    "Patch tokens of both frozen encoders; zeros if the model is the control without images."
+    seen = 0.0 if self.config.control == "no_image" else 1.0
+    return self.vision1(volume)[:, 1:] * seen, self.vision2(volume, slice_features)[:, 1:] * seen
 
 
 @patch

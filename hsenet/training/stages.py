@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'versions', 'resources', 'model_folder', 'CLIPTask', 'clip_tokenizer', 'whiten_text_head', 'train_stage1',
-           'train_stage2', 'VLMTask', 'control_of', 'encode_cases', 'vlm_tokenizer', 'train_mrg', 'train_vqa']
+           'train_stage2', 'VLMTask', 'encode_cases', 'vlm_tokenizer', 'train_mrg', 'train_vqa']
 
 # %% ../../nbs/training/01_stages.ipynb #8f25f66d
 import json
@@ -184,12 +184,7 @@ class VLMTask(Task):
         "Mean cross-entropy of the answer's tokens."
         return model(**{k: batch[k] for k in self.inputs if k in batch}).loss, {}
 
-# %% ../../nbs/training/01_stages.ipynb #f1b1e94f
-def control_of(vlm: HSENetVLM) -> str | None:
-    "The control experiment a model belongs to: None, `random_encoder` or `no_image`."
-    return getattr(vlm.config, "control", None)
-
-
+# %% ../../nbs/training/01_stages.ipynb #507f7042
 @torch.no_grad()
 def encode_cases(
     vlm: HSENetVLM,
@@ -197,17 +192,14 @@ def encode_cases(
     split: str,
     batch_size: int = 64,
     progress: bool = True,
-    records: list[dict] | None = None,  # None: all of the split
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    "Patch tokens of both frozen encoders, float16 (N, W), per case; zeros if the model is the control without images."
-    data = CLIPDataset(cache, split)
-    if records is not None: data.records = records
-    loader = DataLoader(data, batch_size=batch_size, collate_fn=lambda items: items)
-    out, blank = {}, control_of(vlm) == "no_image"
+    "Patch tokens of both frozen encoders, float16 (N, W), for every case of a split."
+    loader = DataLoader(CLIPDataset(cache, split), batch_size=batch_size, collate_fn=lambda items: items)
+    out = {}
     vlm.eval()
     for items in tqdm(loader, desc=f"encode {split}", mininterval=2, disable=not progress):
         batch = [torch.stack([item[k] for item in items]).to(vlm.device) for k in ("volume", "slice_features")]
-        tokens = [t.half().cpu() * (not blank) for t in vlm.encode(*batch)]
+        tokens = [t.half().cpu() for t in vlm.encode(*batch)]
         out |= {item["case"]: (a, b) for item, a, b in zip(items, *tokens)}
     return out
 
@@ -265,7 +257,7 @@ def train_mrg(
     output = _open_run(config, output, stage1=str(stage1), stage2=str(stage2), control=str(control))
     return _fit_vlm(build_vlm(config, tokenizer, *clips), tokenizer, config, config.mrg, Path(cache), output, ReportDataset, control, **kw)
 
-# %% ../../nbs/training/01_stages.ipynb #a5209595
+# %% ../../nbs/training/01_stages.ipynb #349e194e
 def train_vqa(
     config: Config,
     cache: str | Path,
@@ -283,7 +275,7 @@ def train_vqa(
         if mrg is None: raise TrainingError("vqa.init_from is mrg: train_vqa needs the folder of the report model (mrg=…)")
         folder = model_folder(mrg, "finetune_mrg")
         vlm, tokenizer = HSENetVLM.from_pretrained(folder), load_tokenizer(str(folder), "causal")
-        if control_of(vlm) != control: raise TrainingError(f"{folder} belongs to control {control_of(vlm)}, this run to {control}")
+        if vlm.config.control != control: raise TrainingError(f"{folder} belongs to control {vlm.config.control}, this run to {control}")
     else:
         tokenizer = vlm_tokenizer(config, cache, tasks)
         vlm = build_vlm(config, tokenizer, *_encoders(config, stage1, stage2, control))

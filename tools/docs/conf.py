@@ -2,6 +2,7 @@
 import inspect
 import logging
 import re
+from functools import cached_property
 
 logging.getLogger("torch").setLevel(logging.ERROR)
 
@@ -11,7 +12,6 @@ html_theme, html_title = "furo", "hsenet"
 html_static_path, html_css_files = ["_static"], ["custom.css"]
 html_show_sphinx, html_copy_source, html_show_sourcelink = False, False, False
 html_theme_options = {"navigation_with_keys": True}
-exclude_patterns = [".doctrees"]
 suppress_warnings = ["misc.highlighting_failure"]  # code with "…" in it
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
@@ -60,7 +60,7 @@ def process(app, what, name, obj, options, lines):
 
 def skip(app, what, name, obj, skipped, options) -> bool | None:
     "Of a class only its methods and properties: no `config_class = …`."
-    return None if callable(obj) or isinstance(obj, property) else True
+    return None if isinstance(obj, (property, cached_property)) or (callable(obj) and not inspect.isclass(obj)) else True
 
 
 def setup(app):

@@ -244,7 +244,7 @@ def _paper() -> Config:
               "augment.rotate": 0.5, "augment.flip": 0.1}
     return override(Config(), name="paper", **quirks)
 
-# %% ../nbs/00_config.ipynb #195f5218
+# %% ../nbs/00_config.ipynb #529bfa18
 def _tiny() -> Config:
     return override(
         Config(), name="tiny",
@@ -259,7 +259,7 @@ def _tiny() -> Config:
         augment=dict(scale=0.0, shift=0.0),
         stage1=dict(epochs=12, lr=1e-3, batch_size=48, warmup=0.1, evaluate_every=200, workers=0),
         stage2=dict(epochs=4, lr=5e-4, batch_size=48, warmup=0.1, evaluate_every=100, workers=0),
-        mrg=dict(epochs=12, lr=1e-3, batch_size=32, warmup=0.05, weight_decay=0.05, max_length=320, evaluate_every=200, workers=0, cache_tokens=True),
+        mrg=dict(epochs=7, lr=1e-3, batch_size=32, warmup=0.05, weight_decay=0.05, max_length=320, evaluate_every=160, workers=0, cache_tokens=True),
         vqa=dict(epochs=4, lr=1e-3, batch_size=64, warmup=0.05, weight_decay=0.05, max_length=128, evaluate_every=200, workers=0, cache_tokens=True, init_from="mrg"),
     )
 

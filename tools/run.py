@@ -130,7 +130,7 @@ def run_notebook(
     try:
         papermill.execute_notebook(str(notebook), str(output), parameters, engine_name="watched", watch=progress, kernel_name="python3",
                                    progress_bar=False, log_output=False, stderr_file=progress, coalesce_streams=True,
-                                   extra_arguments=["--IPKernelApp.log_level=40"])
+                                   extra_arguments=["--IPKernelApp.log_level=40", "--matplotlib=inline"])
     finally: end_children()
     return output
 

@@ -11,6 +11,9 @@ DATA ?= data
 ONLY ?=
 NB ?=
 
+# Threads that wait without spinning: on a busy machine spinning makes small operations ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart controls test docs lab clean-notebooks hooks clean
 

@@ -1,7 +1,7 @@
-"""Build the docs site offline with Sphinx, from the notebooks and the modules' docstrings and docments; write README.md.
+"""Build the docs site offline with Sphinx, from the notebooks and the modules' docstrings and docments; write README.md and nbs/sidebar.yml.
 
     python tools/docs.py            outputs/docs, and README.md
-    python tools/docs.py --readme   README.md only
+    python tools/docs.py --readme   README.md and nbs/sidebar.yml only
 """
 import argparse
 import ast
@@ -12,8 +12,11 @@ import shutil
 import subprocess
 import sys
 import time
+from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
+
+import yaml
 
 from run import ANSI, ROOT
 
@@ -23,7 +26,7 @@ SOURCE = BUILD / "source"
 QUICKSTARTS = [ROOT / "outputs/quickstart/quickstart.ipynb", ROOT / "outputs/mini/quickstart.ipynb"]
 REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
 SECTIONS = {"Start": ["index", "runs/quickstart"], "Guide": ["tutorials/*"], "Data": ["00_config", "data/*"], "Models": ["models/*"], "Training": ["training/*"],
-            "Evaluation": ["evaluation/*"], "Use": ["05_inference", "06_plots", "07_cli"], "Runs": ["runs/*"]}
+            "Evaluation": ["evaluation/*"], "Use": ["05_inference", "06_plots", "07_cli"], "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]}
 
 
 # --- notebooks ------------------------------------------------------------------------------------------------------
@@ -138,7 +141,14 @@ def code(cell: dict) -> dict | None:
     if "exporti" in marks or only_imports(source): tags.append("hide-input")
     if marks.get("echo") == "false": tags.append("remove-input")
     outputs = [tidy(o) for o in cell["outputs"]] if marks.get("output") != "false" else []
-    return {"cell_type": "code", "metadata": {"tags": tags}, "source": source, "outputs": [o for o in outputs if o], "execution_count": None}
+    outputs = [o for i, o in enumerate(outputs) if o and not (picture(o) and picture(o) in map(picture, outputs[:i]))]  # displayed, and drawn again as the cell ended
+    return {"cell_type": "code", "metadata": {"tags": tags}, "source": source, "outputs": outputs, "execution_count": None}
+
+
+def picture(output: dict | None) -> str | None:
+    "The PNG of an output."
+    png = (output or {}).get("data", {}).get("image/png")
+    return "".join(png) if png else None
 
 
 def tidy(output: dict) -> dict | None:
@@ -146,7 +156,7 @@ def tidy(output: dict) -> dict | None:
     if output["output_type"] == "stream":
         text = ANSI.sub("", "".join(output["text"]))
         lines = [line.split("\r")[-1] for line in text.split("\n")]
-        lines = [line for line in lines if not re.search(r"\d+%\||it/s\]|s/it\]|IProgress not found", line)]
+        lines = [line for line in lines if not re.search(r"\d+%\||\[\d+:\d+.*/s\]|s/it\]|IProgress not found", line)]
         text = "\n".join(lines).strip("\n")
         return {"output_type": "stream", "name": output["name"], "text": text + "\n"} if text.strip() else None
     return output
@@ -218,16 +228,27 @@ def modules() -> list[str]:
 
 # --- the site -------------------------------------------------------------------------------------------------------
 
-def toctrees(known: dict, apis: list[str]) -> str:
-    "Hidden tables of contents, which make the sidebar."
-    from fnmatch import fnmatch
-    left, text = [k for k in known if k != "index"], ""
+def sections(known: list[str]) -> dict[str, list[str]]:
+    "Caption → pages, in the order of `SECTIONS`. Stops where a page fits nowhere."
+    left, out = list(known), {}
     for caption, patterns in SECTIONS.items():
-        chosen = [k for pattern in patterns for k in left if fnmatch(k, pattern)]
-        left = [k for k in left if k not in chosen]
-        if chosen: text += "```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(f"/{c}" for c in chosen) + "\n```\n\n"
+        out[caption] = [k for pattern in patterns for k in left if fnmatch(k, pattern)]
+        left = [k for k in left if k not in out[caption]]
     if left: raise SystemExit(f"no section of the docs takes {', '.join(left)}; add it to SECTIONS in tools/docs.py")
-    return text + "```{toctree}\n:hidden:\n:caption: API\n\n" + "\n".join(f"/api/{a}" for a in apis) + "\n```\n"
+    return {caption: list(dict.fromkeys(chosen)) for caption, chosen in out.items() if chosen}
+
+
+def sidebar(known: list[str]) -> str:
+    "nbs/sidebar.yml, for `nbdev_docs` where there is Quarto."
+    contents = [{"section": caption, "contents": [f"{c}.ipynb" for c in chosen]} for caption, chosen in sections(known).items()]
+    return yaml.safe_dump({"website": {"sidebar": {"contents": contents}}}, sort_keys=False)
+
+
+def toctrees(known: list[str], apis: list[str]) -> str:
+    "Hidden tables of contents, which make the site's own sidebar."
+    trees = sections(known) | {"API": [f"api/{a}" for a in apis]}
+    tree = lambda caption, chosen: "```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(f"/{c}" for c in chosen if c != "index") + "\n```\n"
+    return "\n".join(tree(*item) for item in trees.items())
 
 
 def write_source() -> None:
@@ -239,7 +260,7 @@ def write_source() -> None:
     by_module = {f"hsenet.{m}": nb for m, nb in names.modules.items()}
     for name, (path, note) in known.items():
         nb = page(path, name, names, note)
-        if name == "index": nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": toctrees(known, apis)})
+        if name == "index": nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": toctrees(list(known), apis)})
         (SOURCE / f"{name}.ipynb").parent.mkdir(exist_ok=True)
         (SOURCE / f"{name}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
     for module in apis: (SOURCE / f"api/{module}.md").write_text(api_page(module, by_module.get(module)), encoding="utf-8")
@@ -269,11 +290,16 @@ def ensure_run() -> None:
     subprocess.run([sys.executable, "tools/run.py", "nbs/runs/quickstart.ipynb", "outputs/mini/quickstart.ipynb", *given], check=True, cwd=ROOT)
 
 
+def written() -> dict[Path, str]:
+    "Files of the project that this script writes from others."
+    return {ROOT / "README.md": readme(), NBS / "sidebar.yml": sidebar(list(pages()))}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--readme", action="store_true", help="write README.md and stop")
+    parser.add_argument("--readme", action="store_true", help="write README.md and nbs/sidebar.yml, and stop")
     args = parser.parse_args()
-    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+    for path, text in written().items(): path.write_text(text, encoding="utf-8")
     if args.readme: return 0
     start = time.monotonic()
     ensure_run()

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from run import ROOT, Progress, ending_children_on_signals, report_failure, run_notebook
+from run import ROOT, KernelDied, Progress, ending_children_on_signals, report_failure, run_notebook
 
 NOTEBOOK = Path("nbs/runs/quickstart.ipynb")
 
@@ -51,6 +51,9 @@ def main() -> int:
         try: run_notebook(NOTEBOOK, executed, values, progress)
         except PapermillExecutionError as e:
             report_failure(e, executed)
+            return 1
+        except KernelDied as e:
+            print(f"error: {e}", file=sys.stderr)
             return 1
     progress.line(f"{progress.clock()}  done")
     print(farewell(args.output))

@@ -23,6 +23,10 @@ class ParameterError(ValueError):
     "A parameter that the notebook doesn't declare."
 
 
+class KernelDied(RuntimeError):
+    "The notebook's process ended before the notebook."
+
+
 def declared(notebook: Path) -> dict:
     "The parameters of a run notebook and their defaults' source. Raises where no cell is tagged `parameters`."
     from papermill import inspect_notebook
@@ -118,8 +122,9 @@ def run_notebook(
     parameters: dict,
     progress: Progress | None = None,
 ) -> Path:
-    "Execute `notebook` from the current folder. Raises `ParameterError`, papermill's `PapermillExecutionError`."
+    "Execute `notebook` from the current folder. Raises `ParameterError`, `KernelDied`, papermill's `PapermillExecutionError`."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     check_parameters(notebook, parameters)
     _register()
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
@@ -131,6 +136,8 @@ def run_notebook(
         papermill.execute_notebook(str(notebook), str(output), parameters, engine_name="watched", watch=progress, kernel_name="python3",
                                    progress_bar=False, log_output=False, stderr_file=progress, coalesce_streams=True,
                                    extra_arguments=["--IPKernelApp.log_level=40", "--matplotlib=inline"])
+    except DeadKernelError as e:
+        raise KernelDied(f"{notebook}: its kernel died (killed, or out of memory?); the notebook as far as it went: {output}") from e
     finally: end_children()
     return output
 
@@ -156,7 +163,7 @@ def main() -> int:
         except PapermillExecutionError as e:
             report_failure(e, args.output)
             return 1
-        except (ParameterError, FileNotFoundError) as e:
+        except (ParameterError, FileNotFoundError, KernelDied) as e:
             print(f"error: {e}", file=sys.stderr)
             return 1
     return 0

@@ -117,12 +117,13 @@ class VolumeCLIPConfig(PretrainedConfig):
         self.consistency_weight, self.consistency_steps = consistency_weight, consistency_steps
         super().__init__(**kwargs)
 
-# %% ../../nbs/models/01_clip.ipynb #ef159d10
+# %% ../../nbs/models/01_clip.ipynb #1d90b91d
 class VolumeCLIP(PreTrainedModel):
     "Volumes and reports in one space: stage 1 (plain) or stage 2 (guided by slices)."
     config_class, base_model_prefix, main_input_name = VolumeCLIPConfig, "clip", "volume"
     _supports_sdpa, _no_split_modules = True, ["Block", "BertLayer"]
-    released = {"vision": "vision_encoder", "text": "language_encoder", "vision_head": "mm_vision_proj", "text_head": "mm_language_proj"}  # the authors' names for our parts
+    released = {"vision": "vision_encoder", "text": "language_encoder",
+                "vision_head": "mm_vision_proj", "text_head": "mm_language_proj"}  # the authors' names for our parts
 
     def __init__(self, config: VolumeCLIPConfig):
         super().__init__(config)

@@ -47,7 +47,7 @@ def test_run_notebooks_declare_parameters():
     assert paths, "no run notebooks"
     for path in paths:
         nb = json.loads(path.read_text())
-        assert "output" in declared(path), f"{path.name} declares {list(declared(path))}"
+        assert {"output", "cache"} & declared(path).keys(), f"{path.name} declares {list(declared(path))}"
         tagged = [c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", [])]
         assert len(tagged) == 1 and "".join(nb["cells"][0]["source"]).startswith("# "), f"{path.name}: a title and one cell tagged parameters"
 

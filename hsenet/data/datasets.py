@@ -224,7 +224,7 @@ def _fill(template: str, question: dict) -> str:
     words = {"abnormality": question.get("abnormality"), "finding": question.get("abnormality"), "anatomy": question.get("anatomy")}
     return template.format(**{k: v for k, v in words.items() if v})
 
-# %% ../../nbs/data/05_datasets.ipynb #11f62e10
+# %% ../../nbs/data/05_datasets.ipynb #448714ba
 SPECIAL_TOKENS = ["<im_patch>", "<bx_start>", "<bx_end>", "[SEG]"]  # added by the method, in this order
 
 
@@ -241,11 +241,18 @@ def train_tokenizer(
     return tokenizer
 
 
+def _word_pieces(model: models.WordPiece) -> Tokenizer:
+    t = Tokenizer(model)
+    t.normalizer, t.pre_tokenizer, t.decoder = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    return t
+
+
 def _bert_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    t.normalizer, t.pre_tokenizer, t.decoder = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-    t.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=list(names.values()), show_progress=False))
+    t = _word_pieces(models.WordPiece(unk_token="[UNK]"))
+    pieces = [f"##{c}" for c in sorted({c for text in texts for c in t.normalizer.normalize_str(text) if not c.isspace()})]
+    t.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=[*names.values(), *pieces], show_progress=False))
+    t = _word_pieces(models.WordPiece(t.get_vocab(), unk_token="[UNK]"))  # anew: the pieces are no special tokens
     t.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[(n, t.token_to_id(n)) for n in ("[CLS]", "[SEP]")])
     return PreTrainedTokenizerFast(tokenizer_object=t, **names)
 

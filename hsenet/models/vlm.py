@@ -227,7 +227,7 @@ def merge_lora(model: HSENetVLM) -> HSENetVLM:
     model.config.lora = model.config.base = None
     return model
 
-# %% ../../nbs/models/03_vlm.ipynb #c19672a7
+# %% ../../nbs/models/03_vlm.ipynb #43b217fd
 @torch.no_grad()
 def _resize(model: PreTrainedModel, vocab_size: int):
     "Give the model at least `vocab_size` embedding rows (and output rows), new ones the mean of the old."
@@ -250,7 +250,8 @@ def load_language_model(
         settings |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": torch.cuda.current_device()}}
     elif load_in_8bit: logger.warning("%s: 8-bit loading needs CUDA and bitsandbytes; loading in %s", name, settings["dtype"])
     try: model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **settings)
-    except OSError as e: raise FileNotFoundError(f"language model {name!r}: neither a folder with a model nor one that the hub gives ({e}); set language.pretrained") from e
+    except OSError as e:
+        raise FileNotFoundError(f"language model {name!r}: neither a folder with a model nor one that the hub gives ({e}); set language.pretrained") from e
     _resize(model, vocab_size)
     return model
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['log', 'TrainingError', 'parameter_groups', 'lr_factor', 'EpochBatches', 'to_device', 'Task', 'replace_folder',
-           'swap_folder', 'History', 'pick_precision', 'Progress', 'check_finite', 'Trainer', 'stream',
-           'optimizer_step', 'evaluate', 'checkpoint', 'fit']
+           'swap_folder', 'History', 'pick_precision', 'Progress', 'check_finite', 'check_world', 'Trainer', 'stream',
+           'optimizer_step', 'evaluate', 'checkpoint', 'finished', 'fit']
 
 # %% ../../nbs/training/00_loop.ipynb #af2b6533
 import json
@@ -194,14 +194,29 @@ def check_finite(loss: Tensor, batch: dict, step: int):
     raise TrainingError(f"loss is {loss.item()} at step {step}; cases of the batch: {cases}. "
                         "Look at these cases, or lower the learning rate; the last checkpoint is intact")
 
-# %% ../../nbs/training/00_loop.ipynb #197a0b9b
+# %% ../../nbs/training/00_loop.ipynb #d10de198
+def check_world(
+    processes: int,  # that Accelerate knows of
+    launched: int | None = None,  # None: as many as `torchrun` says that it started
+):
+    "Refuse to train in processes that were started together but don't know of each other."
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if launched is None else launched
+    if processes != launched: raise TrainingError(f"{launched} processes were launched, but Accelerate has joined {processes}; start them with hsenet.training.launch or torchrun")
+
+
+def _accelerator(config: StageConfig, output: Path) -> Accelerator:
+    acc = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=pick_precision(config.precision), log_with="tensorboard",
+                      project_dir=output, dataloader_config=DataLoaderConfiguration(), step_scheduler_with_optimizer=False)
+    check_world(acc.num_processes)
+    return acc
+
+# %% ../../nbs/training/00_loop.ipynb #b6c137f6
 class Trainer:
     "The parts of one run: accelerator, model, optimiser, schedule, batches, history."
 
     def __init__(self, task: Task, train: Dataset, tune: Dataset | None, config: StageConfig, output: Path, seed: int = 42):
         self.task, self.train, self.tune, self.config, self.output = task, train, tune, config, output
-        self.accelerator = acc = Accelerator(mixed_precision=pick_precision(config.precision), log_with="tensorboard", project_dir=output,
-                                             dataloader_config=DataLoaderConfiguration(), step_scheduler_with_optimizer=False)
+        self.accelerator = acc = _accelerator(config, output)
         self.batches = EpochBatches(len(train), config.batch_size, seed, acc.process_index, acc.num_processes)
         self.micro = max(1, round(config.epochs * self.batches.per_epoch))  # batches of the run
         self.total = math.ceil(self.micro / config.accumulate)  # optimizer steps of the run
@@ -273,11 +288,17 @@ def checkpoint(trainer: Trainer, row: dict):
     acc.wait_for_everyone()
     if acc.is_main_process: swap_folder(trainer.output / "state", new)
 
-# %% ../../nbs/training/00_loop.ipynb #27651de2
+# %% ../../nbs/training/00_loop.ipynb #eee3d9cb
 def _signature(config: StageConfig, seed: int, facts: dict | None) -> dict:
     "What must be the same for a run to go on in a folder; the number of workers may change."
     settings = {k: v for k, v in vars(config).items() if k != "workers"}
     return json.loads(json.dumps({"stage": settings, "seed": seed, **(facts or {})}))
+
+
+def _differing(a: Any, b: Any, name: str = "") -> list[str]:
+    "Dotted names at which two nested dicts differ."
+    if not (isinstance(a, dict) and isinstance(b, dict)): return [] if a == b else [name]
+    return [n for k in sorted(a.keys() | b.keys()) for n in _differing(a.get(k), b.get(k), f"{name}.{k}".strip("."))]
 
 
 def _check_folder(output: Path, signature: dict, resume: bool):
@@ -285,10 +306,16 @@ def _check_folder(output: Path, signature: dict, resume: bool):
     path = output / "run.json"
     if not path.exists() or not resume: return
     found = json.loads(path.read_text())
-    other = {k for k in found.keys() | signature.keys() if found.get(k) != signature.get(k)}
-    if other: raise TrainingError(f"{output} holds a run with other settings ({', '.join(sorted(other))}); choose another folder or remove it")
+    other = _differing(found, signature)
+    if other: raise TrainingError(f"{output} holds a run with other settings ({', '.join(other)}); choose another folder or remove it")
 
-# %% ../../nbs/training/00_loop.ipynb #17cfc1c1
+
+def finished(output: str | Path, config: StageConfig, seed: int = 42, facts: dict | None = None, resume: bool = True) -> bool:
+    "Does a folder hold this very run, complete? `TrainingError` if it holds another."
+    _check_folder(Path(output), _signature(config, seed, facts), resume)
+    return resume and (Path(output) / "done.json").exists()
+
+# %% ../../nbs/training/00_loop.ipynb #04334df1
 def fit(
     task: Task,
     train: Dataset,  # items with a "case" id
@@ -304,14 +331,12 @@ def fit(
     "Train; gives the folder of the best checkpoint. A finished run returns at once. Raises `TrainingError`."
     output = Path(output)
     if not len(train): raise TrainingError(f"no training case for {output.name}: the data set is empty")
-    signature = _signature(config, seed, facts)
-    _check_folder(output, signature, resume)
-    if resume and (output / "done.json").exists():
+    if finished(output, config, seed, facts, resume):
         log.info("%s is finished already; using it as it is", output)
         return output / "best"
-    torch.manual_seed(seed)
     trainer = Trainer(task, train, tune, config, output, seed)
-    _open_folder(trainer, signature, resume)
+    torch.manual_seed(seed + trainer.accelerator.process_index)  # dropout of its own in every process
+    _open_folder(trainer, _signature(config, seed, facts), resume)
     return _run(trainer, log_every, stop_after)
 
 # %% ../../nbs/training/00_loop.ipynb #9d71eddb

@@ -46,7 +46,7 @@ class SliceConfig:
     steps: int = 0  # training steps of the `small` 2D encoder
     jpeg_quality: int = 95  # the release stores slices as JPEG; 0: no JPEG
 
-# %% ../nbs/00_config.ipynb #e270f77a
+# %% ../nbs/00_config.ipynb #19c478d1
 @dataclass
 class EncoderConfig:
     "The 3D vision transformer."
@@ -56,6 +56,8 @@ class EncoderConfig:
     num_heads: int = 12
     mlp_dim: int = 3072
     dropout: float = 0.0
+    input_mean: float = 0.33  # of the volume in 0–1, taken off before the patch embedding; 0 in the release
+    input_std: float = 0.38  # of the volume, divided by; 1 in the release
 
 # %% ../nbs/00_config.ipynb #0e7f3201
 @dataclass
@@ -238,10 +240,10 @@ def load_config(path: str | Path) -> Config:
     base = preset(tree["name"]) if tree.get("name") in PRESETS else Config()
     return override(base, **tree)
 
-# %% ../nbs/00_config.ipynb #d553c8b7
+# %% ../nbs/00_config.ipynb #6e12220a
 def _paper() -> Config:
     quirks = {"clip.exp_logit_scale": False, "clip.stage2_init": "GoodBaiBai88/M3D-CLIP",
-              "augment.rotate": 0.5, "augment.flip": 0.1}
+              "augment.rotate": 0.5, "augment.flip": 0.1, "encoder.input_mean": 0.0, "encoder.input_std": 1.0}
     return override(Config(), name="paper", **quirks)
 
 # %% ../nbs/00_config.ipynb #529bfa18

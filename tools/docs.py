@@ -141,14 +141,17 @@ def code(cell: dict) -> dict | None:
     if "exporti" in marks or only_imports(source): tags.append("hide-input")
     if marks.get("echo") == "false": tags.append("remove-input")
     outputs = [tidy(o) for o in cell["outputs"]] if marks.get("output") != "false" else []
-    outputs = [o for i, o in enumerate(outputs) if o and not (picture(o) and picture(o) in map(picture, outputs[:i]))]  # displayed, and drawn again as the cell ended
+    outputs = once([o for o in outputs if o], "display(" in source)
     return {"cell_type": "code", "metadata": {"tags": tags}, "source": source, "outputs": outputs, "execution_count": None}
 
 
-def picture(output: dict | None) -> str | None:
-    "The PNG of an output."
-    png = (output or {}).get("data", {}).get("image/png")
-    return "".join(png) if png else None
+def once(outputs: list[dict], displayed: bool) -> list[dict]:
+    "Figures that a cell displays are drawn again as it ends: keep the first of both."
+    figures = [i for i, o in enumerate(outputs) if "image/png" in o.get("data", {})]
+    names = ["".join(outputs[i]["data"].get("text/plain", "")) for i in figures]
+    half = len(figures) // 2
+    again = figures[half:] if displayed and half and names[:half] == names[half:] else []
+    return [o for i, o in enumerate(outputs) if i not in again]
 
 
 def tidy(output: dict) -> dict | None:
@@ -160,6 +163,12 @@ def tidy(output: dict) -> dict | None:
         text = "\n".join(lines).strip("\n")
         return {"output_type": "stream", "name": output["name"], "text": text + "\n"} if text.strip() else None
     return output
+
+
+def finished(executed: Path) -> bool:
+    "There is such a run, it ended, and not with an error."
+    papermill = read(executed)["metadata"].get("papermill", {}) if executed.is_file() else {}
+    return bool(papermill.get("end_time")) and not papermill.get("exception")
 
 
 def facts(executed: Path, source: Path) -> str:
@@ -182,7 +191,7 @@ def pages() -> dict[str, tuple[Path, str]]:
     for path in sorted(NBS.rglob("*.ipynb")):
         parts = path.relative_to(NBS).with_suffix("").parts
         if any(p.startswith(("_", ".")) for p in parts): continue
-        done = [p for p in (QUICKSTARTS if parts[-1] == "quickstart" else [ROOT / f"outputs/mini/{parts[-1]}.ipynb"]) if p.is_file()] if parts[0] == "runs" else []
+        done = [p for p in (QUICKSTARTS if parts[-1] == "quickstart" else [ROOT / f"outputs/mini/{parts[-1]}.ipynb"]) if finished(p)] if parts[0] == "runs" else []
         out["/".join(parts)] = (done[0], facts(done[0], path)) if done else (path, "")
     return out
 
@@ -218,6 +227,22 @@ def api_page(module: str, notebook: str | None) -> str:
     if notebook: lines += [f"Explained, shown and tested in [{notebook}](/{notebook}.ipynb).", ""]
     for kind, name in members(module): lines += ["```{eval-rst}", f".. {kinds[kind]}:: {module}.{name}", options.get(kind, ""), "```", ""]
     return "\n".join(lines)
+
+
+def command_page(module: str, notebook: str) -> str:
+    "The reference page of the command line: each command with its arguments and options."
+    from importlib import import_module
+
+    from typer.main import get_command
+
+    def walk(command, name):
+        if sub := getattr(command, "commands", None): return [part for key, c in sub.items() for part in walk(c, f"{name} {key}")]
+        rows = [f"| `{'` `'.join(p.opts)}` | {p.help or ''} | {shown(p)} |" for p in command.params]
+        return [f"## {name}", command.help or "", "| argument | what it is | default |\n|---|---|---|\n" + "\n".join(rows)]
+
+    def shown(p): return "required" if p.required else f"`{p.default}`" if p.default not in (None, [], ()) else ""
+    lines = [f"# {module}", f"Explained, shown and tested in [{notebook}](/{notebook}.ipynb). Every command takes `--help`."]
+    return "\n\n".join([*lines, *walk(get_command(import_module(module).app), "hsenet")]) + "\n"
 
 
 def modules() -> list[str]:
@@ -263,7 +288,7 @@ def write_source() -> None:
         if name == "index": nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": toctrees(list(known), apis)})
         (SOURCE / f"{name}.ipynb").parent.mkdir(exist_ok=True)
         (SOURCE / f"{name}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
-    for module in apis: (SOURCE / f"api/{module}.md").write_text(api_page(module, by_module.get(module)), encoding="utf-8")
+    for module in apis: (SOURCE / f"api/{module}.md").write_text(command_page(module, by_module[module]) if module == "hsenet.cli" else api_page(module, by_module.get(module)), encoding="utf-8")
     for picture in [*NBS.rglob("*.svg"), *NBS.rglob("*.png")]: _copy(picture, SOURCE / picture.relative_to(NBS))
     for file in ("conf.py", "custom.css"): _copy(ROOT / "tools/docs" / file, SOURCE / ("_static" if file.endswith("css") else "") / file)
     _copy(mathjax(), SOURCE / "_static/mathjax/tex-svg.js")
@@ -284,7 +309,7 @@ def mathjax() -> Path:
 
 def ensure_run() -> None:
     "The site shows an executed quickstart: without one, run the miniature."
-    if any(q.is_file() for q in QUICKSTARTS) or not (NBS / "runs/quickstart.ipynb").exists(): return
+    if any(map(finished, QUICKSTARTS)) or not (NBS / "runs/quickstart.ipynb").exists(): return
     print("no executed quickstart in outputs/: running the miniature (about a minute)", flush=True)
     given = ["-p", "preset", "mini", "-p", "output", "outputs/mini/quickstart/run", "-p", "data", "outputs/mini/quickstart/data"]
     subprocess.run([sys.executable, "tools/run.py", "nbs/runs/quickstart.ipynb", "outputs/mini/quickstart.ipynb", *given], check=True, cwd=ROOT)

@@ -262,17 +262,18 @@ class GuidedViT3D(ViT3D):
 AutoConfig.register("hsenet_guided_vit3d", GuidedViT3DConfig)
 AutoModel.register(GuidedViT3DConfig, GuidedViT3D)
 
-# %% ../../nbs/models/00_vit.ipynb #08621190
+# %% ../../nbs/models/00_vit.ipynb #d45de8e0
 def vit_config(
     config: Config,
     guided: bool = False, # stage 2's encoder
-    mean: float = 0.33, # of the encoder's input in 0–1 (here: of phantoms); 0 in the release
-    std: float = 0.38, # 1 in the release
+    mean: float | None = None, # of the encoder's input in 0–1; None: `encoder.input_mean`
+    std: float | None = None, # None: `encoder.input_std`
 ) -> ViT3DConfig | GuidedViT3DConfig:
     "The encoder's configuration, from a run's."
     e = config.encoder
     sizes = dict(image_size=config.volume.size, patch_size=e.patch_size, hidden_size=e.hidden_size, num_layers=e.num_layers,
-                 num_heads=e.num_heads, mlp_dim=e.mlp_dim, dropout=e.dropout, mean=mean, std=std)
+                 num_heads=e.num_heads, mlp_dim=e.mlp_dim, dropout=e.dropout,
+                 mean=e.input_mean if mean is None else mean, std=e.input_std if std is None else std)
     return GuidedViT3DConfig(slice_dim=config.slices.dim, **sizes) if guided else ViT3DConfig(**sizes)
 
 

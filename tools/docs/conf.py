@@ -8,6 +8,7 @@ logging.getLogger("torch").setLevel(logging.ERROR)
 
 project, author, copyright = "hsenet", "hsenet contributors", "2026 onwards, hsenet contributors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+smartquotes_action = "qe"  # leave `--option` alone
 html_theme, html_title = "furo", "hsenet"
 html_static_path, html_css_files = ["_static"], ["custom.css"]
 html_show_sphinx, html_copy_source, html_show_sourcelink = False, False, False

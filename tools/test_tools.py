@@ -120,5 +120,32 @@ def test_docs_obey_directives():
     assert only_imports("import os\nfrom a import b") and not only_imports("import os\nx = 1")
 
 
+def test_docs_show_each_figure_once():
+    from docs import once
+    figure = lambda name: {"data": {"image/png": name, "text/plain": "<Figure>"}}
+    text = {"output_type": "stream", "text": "x"}
+    assert once([figure("a"), text, figure("a again")], True) == [figure("a"), text]
+    assert once([figure("a"), figure("b")], False) == [figure("a"), figure("b")]
+
+
+def test_docs_show_finished_runs_only():
+    from docs import finished
+    path = TEMPORARY / "run.ipynb"
+    for state, wanted in (({"end_time": None}, False), ({"end_time": "x", "exception": True}, False), ({"end_time": "x", "exception": None}, True)):
+        path.write_text(json.dumps({"cells": [], "metadata": {"papermill": state}}))
+        assert finished(path) == wanted, state
+    assert not finished(TEMPORARY / "none.ipynb")
+
+
+def test_old_python_is_refused():
+    old = TEMPORARY / "python"
+    old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo Python 3.9.2\nexit 1\n")
+    old.chmod(0o755)
+    for name in ("settings.ini", "setup.py"): (TEMPORARY / name).touch()
+    said = subprocess.run(["make", "-s", "-f", str(ROOT / "Makefile"), "install", f"PYTHON={old}"], cwd=TEMPORARY, capture_output=True, text=True,
+                          env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")})
+    assert said.returncode == 2 and "needs Python 3.11 or newer" in said.stdout and "3.9.2" in said.stdout and not (TEMPORARY / ".venv").exists(), said
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:] or [n for n in globals() if n.startswith("test_")]: globals()[name]()

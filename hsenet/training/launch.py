@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,7 +101,9 @@ def launch(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "hsenet.training.launch", str(call)]
     if status := run_group(command, log, env):
         raise LaunchError(f"{function.__name__} failed in {processes} processes (status {status}); the log is {log}, its end:\n{log.read_text()[-3000:]}")
-    return _unpack(json.loads(call.with_suffix(".result").read_text()))
+    result = _unpack(json.loads(call.with_suffix(".result").read_text()))
+    shutil.rmtree(folder)
+    return result
 
 # %% ../../nbs/training/02_launch.ipynb #77ce98a8
 if __name__ == "__main__" and "RANK" in os.environ:  # under torchrun; a notebook is `__main__` too

@@ -23,6 +23,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+# %% ../nbs/06_plots.ipynb #b4ckend1
+plt.get_backend();
+
 # %% ../nbs/06_plots.ipynb #51c17026
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito
 STYLE = {"figure.dpi": 80, "savefig.dpi": 80, "font.size": 9, "axes.titlesize": 10, "axes.labelsize": 9, "legend.fontsize": 8,

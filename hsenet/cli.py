@@ -158,24 +158,27 @@ Spacing = Annotated[Optional[tuple[float, float, float]], Option(help="Voxel siz
 DISCLAIMER = "Research only: made by a model, not by a radiologist. Not for the care of patients."
 
 
+def _open(model: Path):
+    "The bundle, without the progress bars of loading weights."
+    from transformers.utils.logging import disable_progress_bar
+
+    from hsenet.inference import HSENet
+    disable_progress_bar()
+    return HSENet.load(model)
+
+
 def _header(slope, intercept, spacing) -> dict: return {"slope": slope, "intercept": intercept, "spacing": spacing}
 
 
 @app.command()
 def report(ct: CTFile, model: Model, slope: Slope = None, intercept: Intercept = None, spacing: Spacing = None):
     "Write the report of a CT."
-    def run():
-        from hsenet.inference import HSENet
-        return HSENet.load(model).report(ct, **_header(slope, intercept, spacing))
-    typer.echo(_call(run))
+    typer.echo(_call(lambda: _open(model).report(ct, **_header(slope, intercept, spacing))))
     typer.secho(DISCLAIMER, err=True, dim=True)
 
 
 @app.command()
 def ask(ct: CTFile, question: str, model: Model, slope: Slope = None, intercept: Intercept = None, spacing: Spacing = None):
     "Answer a question about a CT."
-    def run():
-        from hsenet.inference import HSENet
-        return HSENet.load(model).ask(ct, question, **_header(slope, intercept, spacing))
-    typer.echo(_call(run))
+    typer.echo(_call(lambda: _open(model).ask(ct, question, **_header(slope, intercept, spacing))))
     typer.secho(DISCLAIMER, err=True, dim=True)

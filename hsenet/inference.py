@@ -141,14 +141,16 @@ def answer_prompts(
 @patch
 def report(self: HSENet, path: str | Path, max_new_tokens: int = 512, **header) -> str:
     "The report of a CT file; `header` as in `prepare_ct` (slope, intercept, spacing)."
-    return answer_prompts(*self.report_model, self.config, prepare_ct(self, path, **header), REPORT_PROMPT, max_new_tokens)
+    batch = prepare_ct(self, path, **header)  # first: a bad file is said at once
+    return answer_prompts(*self.report_model, self.config, batch, REPORT_PROMPT, max_new_tokens)
 
 
 @patch
 def ask(self: HSENet, path: str | Path, question: str, max_new_tokens: int = 74, **header) -> str:
     "The answer to a question about a CT file; `header` as in `prepare_ct`."
     if not question.strip(): raise ValueError("the question is empty")
-    return answer_prompts(*self.vqa_model, self.config, prepare_ct(self, path, **header), question, max_new_tokens)
+    batch = prepare_ct(self, path, **header)
+    return answer_prompts(*self.vqa_model, self.config, batch, question, max_new_tokens)
 
 # %% ../nbs/05_inference.ipynb #bcf17af5
 @patch

@@ -16,6 +16,7 @@ html_theme_options = {"navigation_with_keys": True}
 suppress_warnings = ["misc.highlighting_failure"]  # code with "…" in it
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
+nb_render_markdown_format = "myst"  # tables in outputs are tables
 nb_execution_mode = "off"
 nb_merge_streams = True
 nb_code_prompt_show, nb_code_prompt_hide = "imports", "imports"

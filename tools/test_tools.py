@@ -52,6 +52,20 @@ def test_run_notebooks_declare_parameters():
         assert len(tagged) == 1 and "".join(nb["cells"][0]["source"]).startswith("# "), f"{path.name}: a title and one cell tagged parameters"
 
 
+def test_stored_outputs_are_small():
+    pictures, total = {}, 0
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        if any(part.startswith((".", "_")) for part in path.relative_to(ROOT).parts): continue
+        outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
+        assert not (path.parent.name == "runs" and outputs), f"{path.name}: a run notebook is kept without outputs; clear them"
+        pictures |= {f"{path.name} #{i}": len("".join(o["data"]["image/png"])) * 3 // 4 for i, o in enumerate(outputs) if "image/png" in o.get("data", {})}
+        total += path.stat().st_size
+    assert pictures, "no pictures in the notebooks"
+    large = {k: v for k, v in pictures.items() if v >= 200_000}
+    assert not large, f"pictures of 200 kB or more: {large}"
+    assert total < 10_000_000, f"the notebooks take {total / 1e6:.1f} MB; 10 are allowed"
+
+
 def test_missing_input_is_named():
     process = start("nbs/runs/pretrain_stage1.ipynb", TEMPORARY / "out.ipynb", "-p", "preset", "mini", "-p", "cache", TEMPORARY / "nothing", "-p", "output", TEMPORARY / "stage1")
     said = process.communicate()[0]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'REPORT_PROMPT', 'REPORT_PROMPTS', 'QUESTIONS', 'SPECIAL_TOKENS', 'DatasetError', 'read_manifest',
            'one_per_scan', 'named_generator', 'augment_volume', 'split_sentences', 'truncate_report', 'drop_sentences',
-           'CLIPDataset', 'ReportDataset', 'QuestionDataset', 'train_tokenizer', 'load_tokenizer', 'CLIPCollator',
-           'VLMCollator']
+           'wordings', 'CLIPDataset', 'ReportDataset', 'QuestionDataset', 'train_tokenizer', 'load_tokenizer',
+           'CLIPCollator', 'VLMCollator']
 
 # %% ../../nbs/data/05_datasets.ipynb #e046e158
 import json
@@ -36,7 +36,11 @@ class DatasetError(ValueError):
 # %% ../../nbs/data/05_datasets.ipynb #543c350a
 def _lines(path: Path, made_by: str) -> list[dict]:
     if not path.is_file(): raise DatasetError(f"no {path}; run {made_by} with cache={path.parent} first")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try: records += [json.loads(line)] if line else []
+        except ValueError as e: raise DatasetError(f"{path}, line {number}: not JSON ({e}); run {made_by} again") from e
+    return records
 
 
 def read_manifest(
@@ -55,7 +59,9 @@ def read_manifest(
 # %% ../../nbs/data/05_datasets.ipynb #875f465f
 def one_per_scan(records: Sequence[dict]) -> list[dict]:
     "The first reconstruction of each scan, in order."
-    return list({r["scan"]: r for r in reversed(records)}.values())[::-1]
+    first: dict[str, dict] = {}
+    for r in records: first.setdefault(r["scan"], r)
+    return list(first.values())
 
 # %% ../../nbs/data/05_datasets.ipynb #47710b87
 def named_generator(*names: Any) -> np.random.Generator:
@@ -102,6 +108,11 @@ def drop_sentences(text: str, share: float, rng: np.random.Generator) -> str:
     return " ".join([first, *(s for s in rest if rng.random() >= share)])
 
 # %% ../../nbs/data/05_datasets.ipynb #716c4fa9
+def wordings(record: dict) -> list[str]:
+    "The report of a case in all its wordings."
+    return [record["findings"], *(t for t in record.get("variants") or [] if t)]
+
+
 class CLIPDataset(Dataset):
     "Volumes, slice features and reports of one split."
 
@@ -125,7 +136,7 @@ class CLIPDataset(Dataset):
         "The report; in training any of its variants, with sentences left out."
         if self.augment is None: return record["findings"]
         rng = named_generator(self.seed, self.epoch, record["case"], "text")
-        texts = [record["findings"], *(record.get("variants") or [])]
+        texts = wordings(record)
         return drop_sentences(texts[rng.integers(len(texts))], self.augment.sentences, rng)
 
     def load(self, record: dict) -> dict[str, Tensor]:
@@ -173,6 +184,12 @@ class ReportDataset(CLIPDataset):
         if self.augment is None: return REPORT_PROMPT
         return str(named_generator(self.seed, self.epoch, record["case"], "prompt").choice(REPORT_PROMPTS))
 
+    def answer_of(self, record: dict) -> str:
+        "The whole report, in training in any of its wordings: `augment.sentences` is for stages 1 and 2."
+        if self.augment is None: return record["findings"]
+        texts = wordings(record)
+        return texts[named_generator(self.seed, self.epoch, record["case"], "text").integers(len(texts))]
+
     def picture(self, record: dict) -> dict:
         "What the language model is shown of a case."
         if self.tokens is None: return self.load(record)
@@ -181,11 +198,11 @@ class ReportDataset(CLIPDataset):
 
     def __getitem__(self, i: int) -> dict:
         record = self.records[i]
-        return {"case": record["case"], **self.picture(record), "prompt": self.prompt_of(record), "answer": record["findings"] if self.augment is None else self.text_of(record)}
+        return {"case": record["case"], **self.picture(record), "prompt": self.prompt_of(record), "answer": self.answer_of(record)}
 
     def texts(self) -> list[str]:
         "All that a tokenizer should have seen: prompts and reports."
-        return [*REPORT_PROMPTS, *(t for r in self.records for t in [r["findings"], *(r.get("variants") or [])])]
+        return [*REPORT_PROMPTS, *(t for r in self.records for t in wordings(r))]
 
 # %% ../../nbs/data/05_datasets.ipynb #5aef3b1b
 class QuestionDataset(ReportDataset):
@@ -193,12 +210,15 @@ class QuestionDataset(ReportDataset):
 
     def __init__(self, cache: str | Path, split: str, tasks: Sequence[str] = ("location",), **kw):
         super().__init__(cache, split, **kw)
+        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         cases = {r["case"]: r for r in self.records}
         rows = _lines(Path(cache) / "questions.jsonl", "preprocessing of a corpus with question tables")
         self.questions = [q | {"record": cases[q["case"]], "question_id": f"{q['case']}/{i}"} for i, q in enumerate(rows) if q["task"] in tasks and q["case"] in cases]
         if not self.questions: raise DatasetError(f"{cache}: no question of {', '.join(tasks)} for split {split!r}")
         path = Path(cache) / "templates.json"
         self.templates = {**QUESTIONS, **(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})}
+        for task in tasks:
+            if not self.templates.get(task): raise DatasetError(f"{path}: expected templates for the task {task!r}, found none")
 
     def __len__(self) -> int: return len(self.questions)
 
@@ -222,7 +242,8 @@ class QuestionDataset(ReportDataset):
 def _fill(template: str, question: dict) -> str:
     "Put the abnormality (or finding, or anatomy) of a question into a template."
     words = {"abnormality": question.get("abnormality"), "finding": question.get("abnormality"), "anatomy": question.get("anatomy")}
-    return template.format(**{k: v for k, v in words.items() if v})
+    try: return template.format(**{k: v for k, v in words.items() if v})
+    except (KeyError, IndexError) as e: raise DatasetError(f"question {question['question_id']}: no {e} to put into the template {template!r}") from e
 
 # %% ../../nbs/data/05_datasets.ipynb #448714ba
 SPECIAL_TOKENS = ["<im_patch>", "<bx_start>", "<bx_end>", "[SEG]"]  # added by the method, in this order
@@ -237,6 +258,7 @@ def train_tokenizer(
     "A tokenizer from scratch, deterministic for the same texts."
     if kind not in ("bert", "causal"): raise DatasetError(f"kind of tokenizer: expected bert or causal, found {kind!r}")
     tokenizer = (_bert_tokenizer if kind == "bert" else _causal_tokenizer)(texts, vocab_size)
+    if len(tokenizer) > vocab_size: raise DatasetError(f"vocab_size: the letters and special tokens alone are {len(tokenizer)}, found {vocab_size}; set it higher")
     tokenizer.model_max_length = max_length
     return tokenizer
 
@@ -268,7 +290,7 @@ def _causal_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokeni
 # %% ../../nbs/data/05_datasets.ipynb #083cb36c
 def _with_specials(tokenizer: Any) -> Any:
     "Add what the method needs of a causal tokenizer, unless it is there."
-    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS}, **{})
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS}, replace_extra_special_tokens=False)
     if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -316,6 +338,8 @@ class VLMCollator:
         train: bool = True,  # False: prompts only, padded on the left
     ):
         self.tokenizer, self.max_length, self.train = tokenizer, max_length, train
+        if "<im_patch>" not in tokenizer.get_vocab() or None in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+            raise DatasetError("VLMCollator: expected a tokenizer with <im_patch>, EOS and a pad token; make it with load_tokenizer(…, 'causal') or train_tokenizer")
         self.head = ([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]) + [tokenizer.convert_tokens_to_ids("<im_patch>")] * num_visual_tokens
         self.shortened, self._known = 0, {}
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..config import Config, override
 
@@ -33,9 +34,9 @@ def _pack(x: Any) -> Any:
     if isinstance(x, Config): return {"$config": x.to_dict()}
     if isinstance(x, Path): return {"$path": str(x)}
     if isinstance(x, (list, tuple)): return [_pack(v) for v in x]
-    if isinstance(x, dict): return {k: _pack(v) for k, v in x.items()}
+    if isinstance(x, dict) and all(isinstance(k, str) for k in x): return {k: _pack(v) for k, v in x.items()}
     if x is None or isinstance(x, (str, int, float, bool)): return x
-    raise LaunchError(f"an argument of type {type(x).__name__} can't go to other processes; expected text, numbers, paths, configurations, or lists of them")
+    raise LaunchError(f"an argument of type {type(x).__name__} can't go to other processes; expected text, numbers, paths, configurations, or lists of them, or a dict of them by names")
 
 
 def _unpack(x: Any) -> Any:
@@ -47,9 +48,9 @@ def _unpack(x: Any) -> Any:
     return {k: _unpack(v) for k, v in x.items()}
 
 # %% ../../nbs/training/02_launch.ipynb #9c052636
-def save_call(path: str | Path, function: Callable, *args, **kwargs) -> Path:
+def save_call(path: str | Path, function: Callable, /, *args, **kwargs) -> Path:
     "Write a call as JSON, for `python -m hsenet.training.launch PATH` under torchrun; gives the path."
-    if "<" in function.__qualname__ or function.__module__ == "__main__":
+    if "<" in function.__qualname__ or "." in function.__qualname__ or function.__module__ == "__main__":
         raise LaunchError(f"{function.__qualname__} can't be found by other processes; use a function of an importable module, such as hsenet.training.stages.train_stage1")
     content = {"function": f"{function.__module__}:{function.__qualname__}", "args": _pack(args), "kwargs": _pack(kwargs)}
     Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -57,11 +58,13 @@ def save_call(path: str | Path, function: Callable, *args, **kwargs) -> Path:
 
 
 def run_call(path: str | Path) -> Any:
-    "Make a saved call; rank 0 writes what it returns beside the file, if JSON can hold it."
+    "Make a saved call; rank 0 writes what it returns beside the file. Raises `LaunchError` if JSON can't hold that."
     call = json.loads(Path(path).read_text(encoding="utf-8"))
     module, _, name = call["function"].partition(":")
     result = getattr(importlib.import_module(module), name)(*_unpack(call["args"]), **_unpack(call["kwargs"]))
-    if os.environ.get("RANK", "0") == "0": Path(path).with_suffix(".result").write_text(json.dumps(_pack(result)))
+    try: packed = json.dumps(_pack(result))
+    except LaunchError as e: raise LaunchError(f"{call['function']} went through, but what it returns, a {type(result).__name__}, can't be sent back; let it return paths or numbers") from e
+    if os.environ.get("RANK", "0") == "0": Path(path).with_suffix(".result").write_text(packed)
     return result
 
 # %% ../../nbs/training/02_launch.ipynb #a94c25e3
@@ -87,6 +90,7 @@ def run_group(
 # %% ../../nbs/training/02_launch.ipynb #c54f3e5d
 def launch(
     function: Callable,  # of an importable module, such as `hsenet.training.stages.train_stage1`
+    /,
     *args,
     processes: int = 1,  # on this machine; 0: one per GPU
     **kwargs,
@@ -96,11 +100,11 @@ def launch(
     if processes == 1: return function(*args, **kwargs)
     folder = Path(tempfile.mkdtemp(prefix="hsenet_launch_"))
     call, log = save_call(folder / "call.json", function, *args, **kwargs), folder / "log.txt"
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, len(os.sched_getaffinity(0)) // processes)
     env = os.environ | {"OMP_NUM_THREADS": str(threads)} | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "hsenet.training.launch", str(call)]
     if status := run_group(command, log, env):
-        raise LaunchError(f"{function.__name__} failed in {processes} processes (status {status}); the log is {log}, its end:\n{log.read_text()[-3000:]}")
+        raise LaunchError(f"{function.__name__} failed in {processes} processes (status {status}); the log is {log}, its end:\n{log.read_text(errors='replace')[-3000:]}")
     result = _unpack(json.loads(call.with_suffix(".result").read_text()))
     shutil.rmtree(folder)
     return result
@@ -108,4 +112,5 @@ def launch(
 # %% ../../nbs/training/02_launch.ipynb #77ce98a8
 if __name__ == "__main__" and "RANK" in os.environ:  # under torchrun; a notebook is `__main__` too
     from hsenet.training import launch as importable
-    importable.run_call(sys.argv[1])
+    _die_with_parent()  # torchrun gives each worker a group of its own
+    record(importable.run_call)(sys.argv[1])  # the first error ends up at the log's end, however many processes there are

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['log', 'TrainingError', 'parameter_groups', 'lr_factor', 'EpochBatches', 'to_device', 'Task', 'replace_folder',
-           'swap_folder', 'History', 'pick_precision', 'Progress', 'check_finite', 'check_world', 'Trainer', 'stream',
-           'optimizer_step', 'evaluate', 'checkpoint', 'finished', 'fit']
+           'swap_folder', 'recover_folder', 'History', 'pick_precision', 'Progress', 'check_finite', 'check_world',
+           'Trainer', 'stream', 'step_batches', 'batch_shares', 'optimizer_step', 'evaluate', 'checkpoint', 'finished',
+           'fit']
 
-# %% ../../nbs/training/00_loop.ipynb #af2b6533
+# %% ../../nbs/training/00_loop.ipynb #17060614
 import json
 import logging
 import math
@@ -15,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ def to_device(batch: Any, device: torch.device | str) -> Any:
     if isinstance(batch, tuple): return tuple(to_device(v, device) for v in batch)
     return batch
 
-# %% ../../nbs/training/00_loop.ipynb #346c7e2d
+# %% ../../nbs/training/00_loop.ipynb #3d77d825
 class Task:
     "A model and what a stage does with it. Subclasses say `loss`; the rest has defaults."
     metric, higher_is_better = "loss", False  # on the tuning split; picks the best checkpoint
@@ -109,18 +111,22 @@ class Task:
         "Scalar loss of a batch, mean over its items, and further scalars to log."
         raise NotImplementedError
 
+    def weight(self, batch: dict) -> float:
+        "How many items the batch's loss is a mean of: its share in a step of several batches or processes."
+        return float(len(batch["case"]))
+
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batches: Iterator[dict]) -> dict[str, float]:
         "Numbers on the tuning split: the mean loss, unless a stage has something better."
-        losses = [self.loss(model, batch, 0)[0].float() for batch in batches]
-        return {"loss": torch.stack(losses).mean().item()}
+        losses, weights = zip(*((self.loss(model, batch, 0)[0].float(), self.weight(batch)) for batch in batches))
+        return {"loss": sum(loss.item() * w for loss, w in zip(losses, weights)) / sum(weights)}
 
     def save(self, folder: Path):
         "The model (and tokenizer) as a folder that `from_pretrained` reads."
         self.model.save_pretrained(folder)
         if self.tokenizer is not None: self.tokenizer.save_pretrained(folder)
 
-# %% ../../nbs/training/00_loop.ipynb #04f9a689
+# %% ../../nbs/training/00_loop.ipynb #ffc810a0
 def replace_folder(
     folder: Path,
     write: Callable[[Path], Any],  # fills the folder it is given
@@ -140,6 +146,12 @@ def swap_folder(folder: Path, new: Path):
     if folder.exists(): os.replace(folder, old)
     os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path):
+    "Put back the old folder where a kill fell between the two moves of `swap_folder`."
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists(): os.replace(old, folder)
 
 # %% ../../nbs/training/00_loop.ipynb #870b46a8
 class History:
@@ -226,7 +238,7 @@ class Trainer:
         self.progress, self.history = Progress(), History(output, acc)
         acc.register_for_checkpointing(self.progress, self.schedule)
 
-# %% ../../nbs/training/00_loop.ipynb #05dcfbf3
+# %% ../../nbs/training/00_loop.ipynb #97b8ce95
 def _loader(trainer: Trainer, data: Dataset, batches: Any) -> DataLoader:
     return DataLoader(data, batch_sampler=batches, collate_fn=trainer.task.collate, num_workers=trainer.config.workers,
                       pin_memory=trainer.accelerator.device.type == "cuda")
@@ -240,25 +252,40 @@ def stream(trainer: Trainer, start: int) -> Iterator[tuple[int, dict]]:
         if hasattr(trainer.train, "set_epoch"): trainer.train.set_epoch(trainer.batches.epoch)
         for batch in _loader(trainer, trainer.train, trainer.batches):
             if done == trainer.micro: return
-            yield done, to_device(batch, trainer.accelerator.device)
+            yield done, batch
             done += 1
 
-# %% ../../nbs/training/00_loop.ipynb #75532ea5
-def optimizer_step(trainer: Trainer, number: int, batch: dict) -> dict[str, Tensor]:
-    "Forward and backward of one batch; every `accumulate` batches (and at the end) also a step. Gives the scalars to log."
-    config, acc = trainer.config, trainer.accelerator
-    first = number - number % config.accumulate
-    size = min(config.accumulate, trainer.micro - first)  # batches in this step
-    last = number == first + size - 1
-    with (torch.enable_grad() if last else acc.no_sync(trainer.model)), acc.autocast():
-        loss, parts = trainer.task.loss(trainer.model, batch, trainer.progress.step)
-    check_finite(loss.detach(), batch, trainer.progress.step)
-    acc.backward(loss / size)
-    row = {"loss": loss.detach(), **parts}
-    if last:
-        row["grad_norm"] = acc.clip_grad_norm_([p for p in trainer.model.parameters() if p.requires_grad], config.clip_norm)
-        trainer.optimizer.step(); trainer.schedule.step(); trainer.optimizer.zero_grad()
-        trainer.progress.step += 1
+
+def step_batches(trainer: Trainer, start: int) -> Iterator[list[dict]]:
+    "The batches of each optimizer step from step `start` on: `accumulate` of them, fewer in the last."
+    group = []
+    for number, batch in stream(trainer, start * trainer.config.accumulate):
+        group.append(batch)
+        if len(group) == trainer.config.accumulate or number == trainer.micro - 1:
+            yield group
+            group = []
+
+# %% ../../nbs/training/00_loop.ipynb #9ff0004a
+def batch_shares(trainer: Trainer, group: list[dict]) -> list[float]:
+    "The share of each batch of a step in its loss; over all processes they sum to their number."
+    acc, weights = trainer.accelerator, [trainer.task.weight(batch) for batch in group]
+    total = acc.reduce(torch.tensor(sum(weights), dtype=torch.float64, device="cpu" if acc.device.type == "cpu" else acc.device), "sum").item()
+    return [w * acc.num_processes / total for w in weights]
+
+
+def optimizer_step(trainer: Trainer, group: list[dict]) -> dict[str, Tensor]:
+    "Forward and backward of each batch of a step, then the step. Gives the scalars to log."
+    acc, step, row = trainer.accelerator, trainer.progress.step, {}
+    for i, (batch, share) in enumerate(zip(group, batch_shares(trainer, group))):
+        batch, last = to_device(batch, acc.device), i == len(group) - 1
+        with (nullcontext() if last else acc.no_sync(trainer.model)):
+            with acc.autocast(): loss, parts = trainer.task.loss(trainer.model, batch, step)
+            check_finite(loss.detach(), batch, step)
+            acc.backward(loss * share)
+        row = parts | {"loss": row.get("loss", 0) + loss.detach() * share}
+    row["grad_norm"] = acc.clip_grad_norm_([p for p in trainer.model.parameters() if p.requires_grad], trainer.config.clip_norm)
+    trainer.optimizer.step(); trainer.schedule.step(); trainer.optimizer.zero_grad()
+    trainer.progress.step += 1
     return row
 
 # %% ../../nbs/training/00_loop.ipynb #1739e2b3
@@ -272,11 +299,12 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
     model.train()
     return {f"tune/{k}": v for k, v in scores.items()}
 
-# %% ../../nbs/training/00_loop.ipynb #03e71aed
+# %% ../../nbs/training/00_loop.ipynb #a32b0974
 def checkpoint(trainer: Trainer, row: dict):
-    "Evaluate, keep the model if it is the best so far, and save what a resumed run needs."
+    "Evaluate, keep the model if it is the best so far, log `row`, and save what a resumed run needs."
     task, acc, progress = trainer.task, trainer.accelerator, trainer.progress
     if trainer.tune is not None and len(trainer.tune): row |= evaluate(trainer)
+    trainer.history.add(progress.step, row)  # before the state: a kill between the two repeats a row, which `rewind` mends; it never loses one
     score = float(row.get(f"tune/{task.metric}", row["loss"]))
     better = progress.improves(score, task.higher_is_better if f"tune/{task.metric}" in row else False)
     if acc.is_main_process and better: replace_folder(trainer.output / "best", task.save)
@@ -339,7 +367,7 @@ def fit(
     _open_folder(trainer, _signature(config, seed, facts), resume)
     return _run(trainer, log_every, stop_after)
 
-# %% ../../nbs/training/00_loop.ipynb #9d71eddb
+# %% ../../nbs/training/00_loop.ipynb #b5dc43d9
 def _open_folder(trainer: Trainer, signature: dict, resume: bool):
     "Make the run's folder, or take up the run in it."
     output, acc = trainer.output, trainer.accelerator
@@ -349,7 +377,7 @@ def _open_folder(trainer: Trainer, signature: dict, resume: bool):
             for name in ("metrics.jsonl", "done.json"): (output / name).unlink(missing_ok=True)
         output.mkdir(parents=True, exist_ok=True)
         (output / "run.json").write_text(json.dumps(signature, indent=1))
-        if (output / "state.old").exists() and not (output / "state").exists(): os.replace(output / "state.old", output / "state")
+        for name in ("state", "best"): recover_folder(output / name)
     acc.wait_for_everyone()
     acc.init_trackers("tensorboard")
     if (output / "state").exists():
@@ -357,7 +385,7 @@ def _open_folder(trainer: Trainer, signature: dict, resume: bool):
         log.info("%s: going on at step %d", output, trainer.progress.step)
     trainer.history.rewind(trainer.progress.step)
 
-# %% ../../nbs/training/00_loop.ipynb #547f3815
+# %% ../../nbs/training/00_loop.ipynb #06e491a8
 def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
     "The loop itself, from where the run stands to its end."
     config, progress, acc = trainer.config, trainer.progress, trainer.accelerator
@@ -365,17 +393,16 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
     bar = tqdm(total=trainer.total, initial=progress.step, desc=trainer.output.name, mininterval=2, disable=not acc.is_main_process)
     trainer.model.train()
     start, seen = progress.step, 0
-    for number, batch in stream(trainer, progress.step * config.accumulate):
-        before, row = progress.step, optimizer_step(trainer, number, batch)
-        seen += len(batch["case"]) * acc.num_processes
-        if progress.step == before: continue
+    for group in step_batches(trainer, progress.step):
+        row = optimizer_step(trainer, group)
+        seen += sum(len(batch["case"]) for batch in group) * acc.num_processes
         bar.update()
         at_end, step = progress.step == trainer.total, progress.step
         if step % log_every == 0 or step % config.evaluate_every == 0 or at_end or step == 1:
-            row |= {"lr": max(trainer.schedule.get_last_lr()), "epoch": (number + 1) / trainer.batches.per_epoch,
+            row |= {"lr": max(trainer.schedule.get_last_lr()), "epoch": min(step * config.accumulate, trainer.micro) / trainer.batches.per_epoch,
                     "cases_per_second": seen / (time.perf_counter() - clock)}
             if step % config.evaluate_every == 0 or at_end: checkpoint(trainer, row)
-            trainer.history.add(step, row)
+            else: trainer.history.add(step, row)
             bar.set_postfix(loss=f"{float(row['loss']):.3f}")
         if stop_after is not None and step - start >= stop_after: break
     bar.close()

@@ -209,7 +209,7 @@ def train_stage2(
     output = _open_run(config, output, kw.get("resume", True), stage1=str(folder))
     return _fit_clip(model, load_tokenizer(str(folder), "bert"), config, config.stage2, Path(cache), output, {"stage1": weights_id(folder)}, **kw)
 
-# %% ../../nbs/training/01_stages.ipynb #9ff150f5
+# %% ../../nbs/training/01_stages.ipynb #5fbdef16
 class VLMTask(Task):
     "Training of packers and language model on answers (reports are answers too)."
     inputs = "input_ids", "attention_mask", "labels", "volume", "slice_features", "patch_tokens"
@@ -217,6 +217,9 @@ class VLMTask(Task):
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Mean cross-entropy of the answer's tokens."
         return model(**{k: batch[k] for k in self.inputs if k in batch}).loss, {}
+    def weight(self, batch: dict) -> float:
+        "How many tokens the batch's loss is a mean of."
+        return float((batch["labels"][:, 1:] != -100).sum())
 
 # %% ../../nbs/training/01_stages.ipynb #507f7042
 @torch.no_grad()

@@ -59,7 +59,7 @@ class EncoderConfig:
     input_mean: float = 0.33  # of the volume in 0–1, taken off before the patch embedding; 0 in the release
     input_std: float = 0.38  # of the volume, divided by; 1 in the release
 
-# %% ../nbs/00_config.ipynb #0e7f3201
+# %% ../nbs/00_config.ipynb #2d609bcd
 @dataclass
 class TextConfig:
     "The BERT that reads reports in stages 1 and 2."
@@ -71,6 +71,7 @@ class TextConfig:
     vocab_size: int = 30522  # of the tokenizer, where it is trained here
     max_length: int = 512  # tokens
     dropout: float = 0.1
+    truncation: str = "first"  # sentences kept of a report that is too long: `first`, or `random` further ones, as released
     whiten: int = 0  # from scratch: directions of the untrained tower's output that the head starts by spreading out
     lr_scale: float = 1.0  # learning rate of the text tower as a share of the stage's
 
@@ -240,10 +241,10 @@ def load_config(path: str | Path) -> Config:
     base = preset(tree["name"]) if tree.get("name") in PRESETS else Config()
     return override(base, **tree)
 
-# %% ../nbs/00_config.ipynb #6e12220a
+# %% ../nbs/00_config.ipynb #b4bce693
 def _paper() -> Config:
     quirks = {"clip.exp_logit_scale": False, "clip.stage2_init": "GoodBaiBai88/M3D-CLIP",
-              "augment.rotate": 0.5, "augment.flip": 0.1, "encoder.input_mean": 0.0, "encoder.input_std": 1.0}
+              "augment.rotate": 0.5, "augment.flip": 0.1, "text.truncation": "random", "encoder.input_mean": 0.0, "encoder.input_std": 1.0}
     return override(Config(), name="paper", **quirks)
 
 # %% ../nbs/00_config.ipynb #529bfa18

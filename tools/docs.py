@@ -26,7 +26,7 @@ SOURCE = BUILD / "source"
 QUICKSTARTS = [ROOT / "outputs/quickstart/quickstart.ipynb", ROOT / "outputs/mini/quickstart.ipynb"]
 REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
 SECTIONS = {"Start": ["index", "runs/quickstart"], "Guide": ["tutorials/*"], "Data": ["00_config", "data/*"], "Models": ["models/*"], "Training": ["training/*"],
-            "Evaluation": ["evaluation/*"], "Use": ["05_inference", "06_plots", "07_cli"], "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]}
+            "Evaluation": ["evaluation/*"], "Use": ["05_inference", "06_plots", "07_cli", "08_fidelity"], "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]}
 
 
 # --- notebooks ------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class DatasetError(ValueError):
     "A cache, a case or a text that can't be used for training or evaluation."
 
-# %% ../../nbs/data/05_datasets.ipynb #543c350a
+# %% ../../nbs/data/05_datasets.ipynb #0fb25a5c
 def _lines(path: Path, made_by: str) -> list[dict]:
     if not path.is_file(): raise DatasetError(f"no {path}; run {made_by} with cache={path.parent} first")
     records = []
@@ -56,7 +56,7 @@ def read_manifest(
     if bare: raise DatasetError(f"{path}: {len(bare)} cases have no slice features, the first is {bare[0]}; run preprocessing again, or add_slice_features")
     return found
 
-# %% ../../nbs/data/05_datasets.ipynb #875f465f
+# %% ../../nbs/data/05_datasets.ipynb #b6b1d4c0
 def one_per_scan(records: Sequence[dict]) -> list[dict]:
     "The first reconstruction of each scan, in order."
     first: dict[str, dict] = {}
@@ -85,7 +85,7 @@ def augment_volume(
     if draws[5] < config.shift: volume = volume + np.float32(amounts[1])
     return np.ascontiguousarray(volume, np.float32)
 
-# %% ../../nbs/data/05_datasets.ipynb #a4646d0e
+# %% ../../nbs/data/05_datasets.ipynb #bf2c5dd5
 def split_sentences(text: str) -> list[str]:
     "Sentences of a report, each with its full stop."
     return [s for s in re.split(r"(?<=[.!?])\s+", text.strip()) if s]
@@ -94,12 +94,23 @@ def split_sentences(text: str) -> list[str]:
 def truncate_report(
     text: str,
     fits: Callable[[str], bool],  # is a text short enough?
+    rng: np.random.Generator | None = None,  # draws which further sentences are kept, as the release does; None: the first ones
 ) -> str:
-    "As many of the first sentences as fit; all of the first if not even that one does (the tokenizer then cuts it)."
+    "As many sentences as fit, the first always (the tokenizer cuts it if it alone is too long)."
     if fits(text): return text
-    sentences, kept = split_sentences(text), 1
-    while kept < len(sentences) and fits(" ".join(sentences[:kept + 1])): kept += 1
-    return " ".join(sentences[:kept])
+    first, *rest = split_sentences(text)
+    if rng is not None: return _keep_random(first, rest, fits, rng)
+    kept = 0
+    while kept < len(rest) and fits(" ".join([first, *rest[:kept + 1]])): kept += 1
+    return " ".join([first, *rest[:kept]])
+
+
+def _keep_random(first: str, rest: list[str], fits: Callable[[str], bool], rng: np.random.Generator) -> str:
+    "The first sentence, and others in a random order, each if it still fits."
+    text = first
+    for i in rng.permutation(len(rest)):
+        if fits(f"{text} {rest[i]}"): text = f"{text} {rest[i]}"
+    return text
 
 # %% ../../nbs/data/05_datasets.ipynb #60bb1186
 def drop_sentences(text: str, share: float, rng: np.random.Generator) -> str:
@@ -107,7 +118,7 @@ def drop_sentences(text: str, share: float, rng: np.random.Generator) -> str:
     first, *rest = split_sentences(text)
     return " ".join([first, *(s for s in rest if rng.random() >= share)])
 
-# %% ../../nbs/data/05_datasets.ipynb #716c4fa9
+# %% ../../nbs/data/05_datasets.ipynb #d7efaad5
 def wordings(record: dict) -> list[str]:
     "The report of a case in all its wordings."
     return [record["findings"], *(t for t in record.get("variants") or [] if t)]
@@ -148,7 +159,8 @@ class CLIPDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict:
         record = self.records[i]
-        return {"case": record["case"], **self.load(record), "text": self.text_of(record)}
+        drawn = {} if self.augment is None else {"epoch": self.epoch}  # what the collator may draw by
+        return {"case": record["case"], **self.load(record), "text": self.text_of(record), **drawn}
 
 # %% ../../nbs/data/05_datasets.ipynb #4cce12f2
 def _array(path: Path, case: str) -> np.ndarray:
@@ -164,7 +176,7 @@ REPORT_PROMPTS = (REPORT_PROMPT, "What are the findings of this CT?", "Describe 
 QUESTIONS = {"location": ["Where is the {abnormality}?"], "presence": ["Is {finding} present?"],
              "abnormality": ["What is abnormal in the {anatomy}?"], "size": ["How large is the {abnormality}?"]}
 
-# %% ../../nbs/data/05_datasets.ipynb #a1d9e3e2
+# %% ../../nbs/data/05_datasets.ipynb #0737f555
 class ReportDataset(CLIPDataset):
     "Prompts and reports, with volumes or with patch tokens."
 
@@ -204,7 +216,7 @@ class ReportDataset(CLIPDataset):
         "All that a tokenizer should have seen: prompts and reports."
         return [*REPORT_PROMPTS, *(t for r in self.records for t in wordings(r))]
 
-# %% ../../nbs/data/05_datasets.ipynb #5aef3b1b
+# %% ../../nbs/data/05_datasets.ipynb #70f854f9
 class QuestionDataset(ReportDataset):
     "Questions and answers, with volumes or with patch tokens."
 
@@ -245,7 +257,7 @@ def _fill(template: str, question: dict) -> str:
     try: return template.format(**{k: v for k, v in words.items() if v})
     except (KeyError, IndexError) as e: raise DatasetError(f"question {question['question_id']}: no {e} to put into the template {template!r}") from e
 
-# %% ../../nbs/data/05_datasets.ipynb #448714ba
+# %% ../../nbs/data/05_datasets.ipynb #0d8e6d73
 SPECIAL_TOKENS = ["<im_patch>", "<bx_start>", "<bx_end>", "[SEG]"]  # added by the method, in this order
 
 
@@ -287,7 +299,7 @@ def _causal_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokeni
                                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return _with_specials(PreTrainedTokenizerFast(tokenizer_object=t, **names))
 
-# %% ../../nbs/data/05_datasets.ipynb #083cb36c
+# %% ../../nbs/data/05_datasets.ipynb #c5d0f559
 def _with_specials(tokenizer: Any) -> Any:
     "Add what the method needs of a causal tokenizer, unless it is there."
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL_TOKENS}, replace_extra_special_tokens=False)
@@ -304,21 +316,32 @@ def load_tokenizer(
     except (OSError, ValueError) as e: raise DatasetError(f"no tokenizer at {name} ({str(e).splitlines()[0]}); give a folder that holds one, or a hub id that can be reached") from e
     return _with_specials(tokenizer) if kind == "causal" else tokenizer
 
-# %% ../../nbs/data/05_datasets.ipynb #f193daaf
+# %% ../../nbs/data/05_datasets.ipynb #758cc8ec
 class CLIPCollator:
     "Items of a `CLIPDataset` → a batch."
 
-    def __init__(self, tokenizer: Any, max_length: int):
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,  # tokens
+        truncation: str = "first",  # sentences kept of long training reports: `first` or `random`
+        seed: int = 42,
+    ):
+        if truncation not in ("first", "random"): raise DatasetError(f"text.truncation: expected first or random, found {truncation!r}")
+        self.tokenizer, self.max_length, self.truncation, self.seed = tokenizer, max_length, truncation, seed
 
     def fits(self, text: str) -> bool:
         "Is a text short enough?"
         return len(self.tokenizer(text)["input_ids"]) <= self.max_length
 
     def __call__(self, items: list[dict]) -> dict:
-        texts = [truncate_report(item["text"], self.fits) for item in items]
+        texts = [truncate_report(item["text"], self.fits, self._draw(item)) for item in items]
         ids = self.tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         return {"case": [item["case"] for item in items], **_stack(items), "input_ids": ids["input_ids"], "attention_mask": ids["attention_mask"]}
+
+    def _draw(self, item: dict) -> np.random.Generator | None:
+        "What a training report is cut by; nothing in evaluation, whose items have no epoch."
+        return named_generator(self.seed, item["epoch"], item["case"], "truncation") if self.truncation == "random" and "epoch" in item else None
 
 
 def _stack(items: list[dict]) -> dict[str, Any]:
@@ -326,7 +349,7 @@ def _stack(items: list[dict]) -> dict[str, Any]:
     if "patch_tokens" in items[0]: return {"patch_tokens": tuple(torch.stack(t) for t in zip(*(item["patch_tokens"] for item in items)))}
     return {k: torch.stack([item[k] for item in items]) for k in ("volume", "slice_features")}
 
-# %% ../../nbs/data/05_datasets.ipynb #5463cea4
+# %% ../../nbs/data/05_datasets.ipynb #43b5455f
 class VLMCollator:
     "Items with prompt and answer → a batch for the language model."
 

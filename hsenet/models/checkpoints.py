@@ -351,7 +351,7 @@ def _sizes_beside(file: Path, kind: str) -> dict:
     names = {"img_size": "image_size", "image_size": "image_size", "patch_size": "patch_size", "num_heads": "num_heads"}
     return {ours: found[theirs] for theirs, ours in names.items() if theirs in found}
 
-# %% ../../nbs/models/04_checkpoints.ipynb #91c06324
+# %% ../../nbs/models/04_checkpoints.ipynb #ecfec582
 def _lora_rank(weights: Weights) -> int:
     "The rank of LoRA, which must be one."
     ranks = {tuple(x.shape)[0] for n, x in weights.items() if "lora_A" in n}
@@ -360,13 +360,14 @@ def _lora_rank(weights: Weights) -> int:
 
 
 def load_clip(
-    source: str | Path | VolumeCLIP, # released (path or hub name), or a folder of ours
+    source: str | Path | VolumeCLIP, # released (path or hub name), or a folder or run of ours
     **config, # as in `from_released`, where it is a released one
 ) -> VolumeCLIP:
     "A CLIP of either stage, from us or from the release."
     if isinstance(source, VolumeCLIP): return source
     path = fetch(source)
-    if not config and path.is_dir() and _config_beside(path / "any").get("model_type") == "hsenet_clip": return VolumeCLIP.from_pretrained(path)
+    for folder in (path, path / "best"):
+        if _config_beside(folder / "weights").get("model_type") == "hsenet_clip": return VolumeCLIP.from_pretrained(folder)
     model = load_released(path, **config)
     if isinstance(model, VolumeCLIP): return model
     raise CheckpointError(f"{source}: expected a CLIP of stage 1 or 2, found {type(model).__name__}")

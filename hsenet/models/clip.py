@@ -216,14 +216,15 @@ def loss(
     weight = consistency_weight(step, self.config.consistency_weight, self.config.consistency_steps)
     return contrastive + weight * consistency, {**parts, "consistency": consistency.detach()}
 
-# %% ../../nbs/models/01_clip.ipynb #99c9838d
+# %% ../../nbs/models/01_clip.ipynb #f2e59139
 def start_from_stage1(
     model: VolumeCLIP, # stage 2
     stage1: VolumeCLIP,
     gate: float = 2.0, # bias of the patch score at the start: sigmoid(gate) is the first score of all patches
 ) -> VolumeCLIP:
-    "Copy stage-1 weights into a stage-2 model; only the slice guide stays new. Gives the model."
-    missing, unexpected = model.load_state_dict(stage1.state_dict(), strict=False)
+    "Copy stage-1 weights (but for BERT's pooler, which nothing uses) into a stage-2 model; only the slice guide stays new. Gives the model."
+    state = {name: x for name, x in stage1.state_dict().items() if model.config.text_pooler or not name.startswith("text.pooler.")}
+    missing, unexpected = model.load_state_dict(state, strict=False)
     odd = [name for name in missing if not name.startswith("vision.guide.")] + unexpected
     if odd: raise ValueError(f"stage-1 and stage-2 models differ in more than the slice guide: {', '.join(odd[:5])} ({len(odd)} tensors)")
     nn.init.constant_(model.vision.guide.score.bias, gate)

@@ -227,7 +227,7 @@ def merge_lora(model: HSENetVLM) -> HSENetVLM:
     model.config.lora = model.config.base = None
     return model
 
-# %% ../../nbs/models/03_vlm.ipynb #43b217fd
+# %% ../../nbs/models/03_vlm.ipynb #f6ab7457
 @torch.no_grad()
 def _resize(model: PreTrainedModel, vocab_size: int):
     "Give the model at least `vocab_size` embedding rows (and output rows), new ones the mean of the old."
@@ -252,6 +252,9 @@ def load_language_model(
     try: model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **settings)
     except OSError as e:
         raise FileNotFoundError(f"language model {name!r}: neither a folder with a model nor one that the hub gives ({e}); set language.pretrained") from e
+    except ValueError as e:
+        if "trust_remote_code" not in str(e): raise
+        raise ValueError(f"language model {name!r} comes with code of its own, which hsenet never runs; choose one that transformers knows") from e
     _resize(model, vocab_size)
     return model
 

@@ -7,7 +7,7 @@ __all__ = ['log', 'versions', 'resources', 'model_folder', 'weights_id', 'run_fa
            'whiten_text_head', 'train_stage1', 'train_stage2', 'VLMTask', 'encode_cases', 'vlm_tokenizer', 'towers_id',
            'train_mrg', 'train_vqa']
 
-# %% ../../nbs/training/01_stages.ipynb #962999d4
+# %% ../../nbs/training/01_stages.ipynb #ad5c0470
 import json
 import logging
 import os
@@ -31,6 +31,7 @@ import hsenet
 from ..config import AugmentConfig, Config, StageConfig, override
 from ..data.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, DatasetError, load_tokenizer, read_manifest, train_tokenizer
 from ..evaluation.retrieval import recall_at_k
+from ..models.checkpoints import load_clip, to_released
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
 from ..models.vlm import HSENetVLM, build_vlm
 from .loop import Task, TrainingError, finished, fit, to_device
@@ -162,10 +163,10 @@ def whiten_text_head(
     model.text_head.weight.copy_(mix @ whiten); model.text_head.bias.copy_(-mix @ whiten @ mean)
     return model
 
-# %% ../../nbs/training/01_stages.ipynb #587cb525
+# %% ../../nbs/training/01_stages.ipynb #09e28bcb
 def _fit_clip(model: VolumeCLIP, tokenizer: Any, config: Config, stage: StageConfig, cache: Path, output: Path, start: dict, **kw) -> Path:
     facts = run_facts(config, cache, ("volume", "slices", "encoder", "text", "clip", "augment"), **start)
-    collate = CLIPCollator(tokenizer, stage.max_length or config.text.max_length)
+    collate = CLIPCollator(tokenizer, stage.max_length or config.text.max_length, config.text.truncation, config.seed)
     train = CLIPDataset(cache, "train", augment=config.augment, seed=config.seed)
     tune = CLIPDataset(cache, "tune")
     return fit(CLIPTask(model, collate, tokenizer, config.text.lr_scale), train, tune, stage, output, seed=config.seed, facts=facts, **kw)
@@ -191,7 +192,7 @@ def _whiten(model: VolumeCLIP, tokenizer: Any, config: Config, cache: Path, most
     batches = (tokenizer(texts[i:i + 256], padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt") for i in range(0, len(texts), 256))
     whiten_text_head(model.eval(), batches, config.text.whiten)
 
-# %% ../../nbs/training/01_stages.ipynb #7052da62
+# %% ../../nbs/training/01_stages.ipynb #ef877461
 def train_stage2(
     config: Config,
     cache: str | Path,
@@ -202,12 +203,18 @@ def train_stage2(
     "Train the 2D-enhanced 3D encoder, held to stage 1 by the consistency loss."
     folder = model_folder(stage1, "pretrain_stage1")
     teacher = VolumeCLIP.from_pretrained(folder)
-    init = teacher if config.clip.stage2_init == "stage1" else VolumeCLIP.from_pretrained(model_folder(config.clip.stage2_init, "a conversion of it"))
+    init = teacher if config.clip.stage2_init == "stage1" else load_clip(config.clip.stage2_init, **_clip_sizes(config))
     torch.manual_seed(config.seed)
     model = start_from_stage1(build_clip(config, 2), init)
     model.attach_teacher(teacher)
     output = _open_run(config, output, kw.get("resume", True), stage1=str(folder))
     return _fit_clip(model, load_tokenizer(str(folder), "bert"), config, config.stage2, Path(cache), output, {"stage1": weights_id(folder)}, **kw)
+
+
+def _clip_sizes(config: Config) -> dict:
+    "What can't be read off the weights of a released CLIP."
+    e, t = config.encoder, config.text
+    return dict(image_size=config.volume.size, patch_size=e.patch_size, num_heads=e.num_heads, text_config={"num_attention_heads": t.num_heads})
 
 # %% ../../nbs/training/01_stages.ipynb #5fbdef16
 class VLMTask(Task):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Preset', 'Seed', 'Set', 'Cache', 'Output', 'Workers', 'train', 'Stage1', 'Stage2', 'Control', 'evaluate',
-           'CTFile', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'main', 'config', 'phantoms', 'preprocess',
-           'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa', 'report', 'ask']
+           'CTFile', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From', 'main', 'config', 'phantoms',
+           'preprocess', 'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa', 'report', 'ask', 'convert', 'bundle']
 
 # %% ../nbs/07_cli.ipynb #fa84faf0
 import logging
@@ -149,7 +149,7 @@ _add_evaluation("retrieval", "Retrieval, zero-shot classification, linear probe 
 _add_evaluation("mrg", "Generated reports: text and clinical metrics.")
 _add_evaluation("vqa", "Answers to location questions.")
 
-# %% ../nbs/07_cli.ipynb #f44fdd23
+# %% ../nbs/07_cli.ipynb #1d5b982b
 CTFile = Annotated[Path, Argument(help="CT as NIfTI (.nii, .nii.gz), in Hounsfield units or with slope and intercept.")]
 Model = Annotated[Path, Option("--model", "-m", help="Bundle, such as outputs/quickstart/model.")]
 Slope = Annotated[Optional[float], Option(help="Rescale slope, where the header has none.")]
@@ -182,3 +182,34 @@ def ask(ct: CTFile, question: str, model: Model, slope: Slope = None, intercept:
     "Answer a question about a CT."
     typer.echo(_call(lambda: _open(model).ask(ct, question, **_header(slope, intercept, spacing))))
     typer.secho(DISCLAIMER, err=True, dim=True)
+
+# %% ../nbs/07_cli.ipynb #64968304
+From = Annotated[Optional[str], Option(help="Folder or hub name.")]
+
+
+@app.command()
+def convert(
+    source: Annotated[str, Argument(help="Released file or folder, or its name on the hub: owner/name or owner/name/folder.")],
+    output: Output,
+    base: Annotated[Optional[str], Option(help="Language model under a fine-tuned file: folder or hub name.")] = None,
+    stage1: Annotated[Optional[str], Option(help="Its encoder of stage 1: folder or hub name.")] = None,
+    stage2: Annotated[Optional[str], Option(help="Its encoder of stage 2: folder or hub name.")] = None,
+    keep_names: Annotated[bool, Option("--keep-names", help="Only pickle to safetensors, under the released names.")] = False,
+    force: Annotated[bool, Option("--force", help="Replace what is in OUTPUT.")] = False,
+):
+    "Turn a released checkpoint into a folder of ours: safetensors, configuration, tokenizer."
+    from hsenet.models import checkpoints
+    typer.echo(_call(lambda: checkpoints.convert(source, output, force, keep_names, base, stage1, stage2)))
+
+
+@app.command()
+def bundle(
+    output: Output,
+    preset: Preset = "paper", seed: Seed = 42, settings: Set = None,
+    report: From = None, vqa: From = None, clip1: From = None, clip2: From = None,
+    slice_encoder: Annotated[Optional[Path], Option(help="Folder of the 2D encoder; else the preset names it.")] = None,
+):
+    "Put trained or converted parts into one folder that report and ask read."
+    from hsenet.inference import save_bundle
+    parts = {k: v for k, v in {"report": report, "vqa": vqa, "clip1": clip1, "clip2": clip2}.items() if v is not None}
+    typer.echo(_call(lambda: save_bundle(_config(preset, seed, settings), output, slice_encoder, **parts)))

@@ -29,7 +29,7 @@ from .training.stages import model_folder
 class BundleError(ValueError):
     "A folder that isn't a bundle, or lacks the part that was asked for."
 
-# %% ../nbs/05_inference.ipynb #be8b3c68
+# %% ../nbs/05_inference.ipynb #18a8e05f
 PARTS = {"report": "finetune_mrg", "vqa": "finetune_vqa", "clip1": "pretrain_stage1", "clip2": "pretrain_stage2"}  # part → who makes it
 FOLDERS = {"report": "report", "vqa": "vqa", "clip1": "clip_stage1", "clip2": "clip_stage2"}
 
@@ -43,13 +43,21 @@ def save_bundle(
     "Copy the parts of a model into one folder that `HSENet.load` reads; what was there before is replaced."
     output, unknown = Path(output), parts.keys() - PARTS.keys()
     if unknown: raise BundleError(f"unknown part {', '.join(sorted(unknown))}: a bundle has {', '.join(PARTS)}")
-    sources = {FOLDERS[k]: model_folder(v, PARTS[k]) for k, v in parts.items()}
+    sources = {FOLDERS[k]: _part_folder(k, v) for k, v in parts.items()}
     if slice_encoder is not None: sources["slice_encoder"] = Path(slice_encoder)
     config.save(output / "config.yaml")
     for name, source in sources.items():
         shutil.rmtree(output / name, ignore_errors=True)
         shutil.copytree(source, output / name)
     return output
+
+
+def _part_folder(part: str, source: str | Path) -> Path:
+    "The folder of a part, which must hold a model of its kind."
+    folder, wanted = model_folder(source, PARTS[part]), "hsenet_clip" if part.startswith("clip") else "hsenet_vlm"
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != wanted: raise BundleError(f"{part}: expected a folder with a model of type {wanted}, found {found} in {folder}; released weights go through `hsenet convert` first")
+    return folder
 
 # %% ../nbs/05_inference.ipynb #259a0fdf
 class HSENet:
@@ -137,7 +145,7 @@ def answer_prompts(
     new = vlm.generate(**inputs, max_new_tokens=max_new_tokens)
     return tokenizer.decode(new[0], skip_special_tokens=True).strip()
 
-# %% ../nbs/05_inference.ipynb #10bfcd97
+# %% ../nbs/05_inference.ipynb #e4c90eb1
 @patch
 def report(self: HSENet, path: str | Path, max_new_tokens: int = 512, **header) -> str:
     "The report of a CT file; `header` as in `prepare_ct` (slope, intercept, spacing)."

@@ -50,6 +50,17 @@ def rows(runs: list[Path]) -> list[dict]:
     return out
 
 
+def findings(run: Path) -> list[dict]:
+    "One row per finding of the first run: what each part knows of it."
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    columns = {"zero-shot AUROC, stage 1": ("retrieval_stage1", "zero-shot AUROC"), "stage 2": ("retrieval_stage2", "zero-shot AUROC"),
+               "report F1": ("mrg", "F1"), "place in the report": ("mrg", "location accuracy")}
+    names = [k.removeprefix("F1: ") for k in metrics["mrg"]["numbers"] if k.startswith("F1: ")]
+    cell = lambda part, number, name: show(metrics[part]["numbers"][key]["value"]) if (key := f"{number}: {name}") in metrics[part]["numbers"] else ""
+    every = lambda name: metrics["mrg"]["numbers"][f"F1: {name}"]["baselines"]["all findings"]
+    return [{"finding": name, **{title: cell(*where, name) for title, where in columns.items()}, "F1 of saying it always": show(every(name))} for name in names]
+
+
 def about(run: Path) -> str:
     "Where the numbers come from, in a sentence or two."
     cost, versions = (json.loads((run / name).read_text()) for name in ("cost.json", "stage1/versions.json"))
@@ -65,7 +76,7 @@ def main():
     parser.add_argument("runs", nargs="+", type=Path)
     runs = parser.parse_args().runs
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"rows": rows(runs), "about": about(runs[0])}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    RESULT.write_text(json.dumps({"rows": rows(runs), "findings": findings(runs[0]), "about": about(runs[0])}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {RESULT.relative_to(ROOT)}; now execute nbs/index.ipynb (exec_nb) and `make docs`")
 
 

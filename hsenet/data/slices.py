@@ -6,7 +6,7 @@
 __all__ = ['pick_planes', 'to_uint8', 'axial_slices', 'jpeg_round_trip', 'SliceEncoder', 'SmallSliceEncoder', 'SliceEncoderError',
            'OpenCLIPSliceEncoder', 'load_slice_encoder', 'MultipleInstanceHead', 'fit_slice_encoder']
 
-# %% ../../nbs/data/03_slices.ipynb #e88fdcc2
+# %% ../../nbs/data/03_slices.ipynb #a8371aa2
 import io
 import json
 from pathlib import Path
@@ -20,32 +20,30 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..config import SliceConfig
-from .volumes import CT, resampled_size, trilinear
+from .volumes import CT, plane_places, resampled_planes, resampled_size, trilinear
 
-# %% ../../nbs/data/03_slices.ipynb #31056825
+# %% ../../nbs/data/03_slices.ipynb #b82e3f3c
 def pick_planes(
-    volume: Tensor,  # (D, X, Y)
+    hu: np.ndarray,  # (D, X, Y)
     size: tuple[int, int, int],  # of the resampled volume
     n: int,  # planes wanted
+    window: tuple[float, float],  # HU, clamped to before
 ) -> Tensor:
     "Resample to `size` and take `n` evenly spaced planes, `(n, size[1], size[2])`, without making the planes between."
-    depth = size[0]
-    if depth < n: return trilinear(trilinear(volume, size), (n, *size[1:]))
-    z = torch.from_numpy(np.linspace(0, depth - 1, n).astype(int))
-    at = ((z + 0.5) * (volume.shape[0] / depth) - 0.5).clamp(min=0)  # place in the file, half-pixel centres
-    low = at.long()
-    high = (low + 1).clamp(max=volume.shape[0] - 1)
-    planes = torch.lerp(volume[low], volume[high], (at - low).float()[:, None, None])
-    return F.interpolate(planes[None], size=size[1:], mode="bilinear", align_corners=False)[0]
+    if size[0] < n: return trilinear(trilinear(torch.from_numpy(np.ascontiguousarray(hu, np.float32)).clamp_(*window), size), (n, *size[1:]))
+    chosen = np.linspace(0, size[0] - 1, n).astype(int)
+    return resampled_planes(hu, plane_places(len(hu), size[0], chosen), size[1:], window)
 
-# %% ../../nbs/data/03_slices.ipynb #b337024f
+# %% ../../nbs/data/03_slices.ipynb #c89b50ec
 def to_uint8(planes: np.ndarray) -> np.ndarray:
     "Each plane of `(n, H, W)` from its own minimum and maximum to 0–255, truncated; a constant plane becomes 0."
     low, high = planes.min((1, 2), keepdims=True), planes.max((1, 2), keepdims=True)
-    span = np.where(high > low, high - low, 1)
-    return ((planes - low) / span * 255).astype(np.uint8)
+    scaled = planes - low
+    scaled /= np.where(high > low, high - low, 1)
+    scaled *= 255
+    return scaled.astype(np.uint8)
 
-# %% ../../nbs/data/03_slices.ipynb #3703ac59
+# %% ../../nbs/data/03_slices.ipynb #d88e4284
 def axial_slices(
     ct: CT,
     n: int = 32,
@@ -54,7 +52,7 @@ def axial_slices(
 ) -> np.ndarray:
     "`n` axial slices from the feet up, `(n, H, W)` uint8, the patient facing up, as the release makes them for CT-RATE."
     size = resampled_size(ct.hu.shape, ct.spacing, spacing)
-    planes = pick_planes(torch.from_numpy(ct.hu).clamp(*window), size, n).numpy()
+    planes = pick_planes(ct.hu, size, n, window).numpy()
     return np.ascontiguousarray(np.rot90(to_uint8(planes), k=-1, axes=(1, 2)))
 
 # %% ../../nbs/data/03_slices.ipynb #d1f98ad3

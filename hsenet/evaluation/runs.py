@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['logger', 'KS', 'TEXT_NAMES', 'EvaluationError', 'number', 'read_metrics', 'collect', 'main_table', 'plot_numbers',
            'run_key', 'Predictions', 'retrieval_numbers', 'overlap_numbers', 'auroc_numbers', 'text_numbers',
-           'clinical_numbers', 'vqa_numbers', 'load_model', 'load_inputs', 'embed_volumes', 'embed_texts',
-           'evaluate_retrieval', 'label_names', 'save_metrics', 'answer', 'encode_cases', 'predictions_for',
-           'evaluate_mrg', 'finding_names', 'evaluate_vqa']
+           'text_intervals', 'clinical_numbers', 'vqa_numbers', 'load_model', 'load_inputs', 'embed_volumes',
+           'embed_texts', 'evaluate_retrieval', 'label_names', 'save_metrics', 'answer', 'predictions_for',
+           'evaluate_mrg', 'nearest_reports', 'finding_names', 'evaluate_vqa']
 
-# %% ../../nbs/evaluation/04_runs.ipynb #a2b316ba
+# %% ../../nbs/evaluation/04_runs.ipynb #e78beeab
 import hashlib
 import json
 import logging
@@ -32,10 +32,12 @@ from ..data.phantom import parse_report, zero_shot_prompts
 from .clinical import clinical_metrics, confusion_counts, location_scores, micro_f1, presence
 from .retrieval import (auroc, bootstrap_interval, chance_overlap, chance_recall, expected_hits, interval,
                                          label_overlap_at_k, linear_probe, median_rank, recall_at_k, resampling_weights, truth_ranks, zero_shot_scores)
-from .text import text_metrics
+from .statistics import bleu_of, bleu_rows, interval_of, mean_f1
+from .text import ngram_precisions, rouge, text_metrics
 from .vqa import ANATOMY, OFF_LIST, baseline_answers, exact_hit, major_hit, vqa_metrics
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
+from ..training.stages import encode_records
 from ..plots import plot_bars, plot_confusion
 
 logger = logging.getLogger(__name__)
@@ -169,7 +171,7 @@ class Predictions:
         with self.path.open("a", encoding="utf-8") as f: f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.done |= {row["id"]: row for row in rows}
 
-# %% ../../nbs/evaluation/04_runs.ipynb #9e402f31
+# %% ../../nbs/evaluation/04_runs.ipynb #439bbdf0
 KS = (1, 5, 10, 50, 100)
 
 
@@ -187,7 +189,9 @@ def retrieval_numbers(
         for k in ks:
             hits = expected_hits(ranks, k)
             out[f"R@{k} {way}"] = number(hits.mean(), n, interval=bootstrap_interval(hits, patients), chance=chance[k])
-        out[f"median rank {way}"] = number(median_rank(a, b), n, chance=(n + 1) / 2)
+        places = 1 + ranks[0] + ranks[1] / 2
+        spread = interval(np.array([np.median(np.repeat(places, w)) for w in resampling_weights(patients)]))
+        out[f"median rank {way}"] = number(median_rank(a, b), n, interval=spread, chance=(n + 1) / 2)
     return out
 
 
@@ -223,7 +227,7 @@ def auroc_numbers(
     return {title: mean} | {f"{title}: {name}": number(value, ours["n"], chance=0.5, **{k: o["per_label"][name] for k, o in other.items()})
                             for name, value in ours["per_label"].items()}
 
-# %% ../../nbs/evaluation/04_runs.ipynb #58fe6a39
+# %% ../../nbs/evaluation/04_runs.ipynb #34476006
 TEXT_NAMES = {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "meteor": "METEOR"}
 
 
@@ -231,19 +235,34 @@ def text_numbers(
     predictions: Sequence[str],
     references: Sequence[str],
     training: Sequence[str],  # texts of the training split, for the baseline
+    patients: Sequence[str] | None = None,  # for the intervals; None: each text alone
+    nearest: Sequence[str] | None = None,  # for each, the text of the most similar training case
     seed: int = 0,
 ) -> tuple[dict[str, dict], dict[str, str]]:
-    "Text scores in both protocols beside those of random training texts; and the reasons of those that can't be computed."
-    drawn = [training[i] for i in np.random.default_rng(seed).choice(len(training), len(predictions))]
-    out, missing = {}, {}
+    "Text scores in both protocols, with intervals, beside those of random training texts (and of the nearest); and the reasons of those that can't be computed."
+    others = {"random training text": [training[i] for i in np.random.default_rng(seed).choice(len(training), len(predictions))]}
+    if nearest is not None: others["nearest training case"] = nearest
+    spread, out, missing = text_intervals(predictions, references, range(len(references)) if patients is None else patients), {}, {}
     for protocol in ("standard", "released"):
-        ours, random = (text_metrics(p, references, protocol) for p in (predictions, drawn))
+        ours, blind = text_metrics(predictions, references, protocol), {k: text_metrics(t, references, protocol) for k, t in others.items()}
         for key, name in TEXT_NAMES.items():
-            out[_named(name, protocol)] = number(ours[key], ours["n"], protocol, random_training_text=random[key])
+            out[_named(name, protocol)] = number(ours[key], ours["n"], protocol, spread.get((key, protocol)), **{k: b[key] for k, b in blind.items()})
         missing |= {TEXT_NAMES[key]: reason for key, reason in ours["not_computed"].items()}
     return out, missing
 
-# %% ../../nbs/evaluation/04_runs.ipynb #c4b9d976
+
+def text_intervals(predictions: Sequence[str], references: Sequence[str], patients: Sequence) -> dict[tuple[str, str], tuple[float, float]]:
+    "(score, protocol) → 95 % interval by patient, of BLEU and ROUGE in both protocols."
+    pairs, out = list(zip(predictions, references)), {}
+    corpus, single = bleu_rows(predictions, references), np.array([ngram_precisions(*p) for p in pairs])
+    for n in (1, 2, 3, 4):
+        out[f"bleu{n}", "standard"] = interval_of(corpus, patients, lambda sums: bleu_of(sums, n))
+        out[f"bleu{n}", "released"] = bootstrap_interval(single[:, n - 1], patients)
+    for name in ("rouge1", "rouge2", "rougeL"):
+        for protocol in ("standard", "released"): out[name, protocol] = bootstrap_interval([rouge(*p)[name] for p in pairs], patients)
+    return out
+
+# %% ../../nbs/evaluation/04_runs.ipynb #554bbeb9
 def clinical_numbers(
     said: Sequence[dict],  # parsed generated reports
     truth: Sequence[dict],  # parsed true reports
@@ -257,8 +276,11 @@ def clinical_numbers(
     blind = m["baselines"].items()
     out = {f"clinical micro-{k}": number(m["micro"][k.lower()], n, **{b: s["micro"][k.lower()] for b, s in blind}) for k in ("F1", "precision", "recall")}
     out["clinical micro-F1"]["interval"] = list(bootstrap_interval(counts, patients, micro_f1))
-    out["clinical macro-F1"] = number(m["macro"]["f1"], n, **{b: s["macro"]["f1"] for b, s in blind})
-    for name in names: out[f"F1: {name}"] = number(m["per_finding"][name]["f1"], n, **{b: s["per_finding"][name]["f1"] for b, s in blind})
+    each = confusion_counts(presence(said, names), presence(truth, names))  # (N, 3, L)
+    out["clinical macro-F1"] = number(m["macro"]["f1"], n, interval=interval_of(each.reshape(n, -1), patients, mean_f1), **{b: s["macro"]["f1"] for b, s in blind})
+    for i, name in enumerate(names):
+        spread = interval_of(each[:, :, i], patients, micro_f1) if each[:, :, i].any() else None
+        out[f"F1: {name}"] = number(m["per_finding"][name]["f1"], n, interval=spread, **{b: s["per_finding"][name]["f1"] for b, s in blind})
     place, moving = m["location"], list(m["location"]["per_finding"])
     out["location accuracy"] = number(place["accuracy"], place["n"], interval=_place_interval(said, truth, moving, patients), majority_place=place["majority_place"])
     for name in moving: out[f"location accuracy: {name}"] = number(place["per_finding"][name]["accuracy"], place["per_finding"][name]["n"])
@@ -419,7 +441,7 @@ def save_metrics(output: Path, task: str, model_folder: str | Path, split: str, 
     _write_json(output / "metrics.json", metrics)
     return metrics
 
-# %% ../../nbs/evaluation/04_runs.ipynb #cbaa4ffa
+# %% ../../nbs/evaluation/04_runs.ipynb #1848e6c4
 def answer(
     model: HSENetVLM,
     tokenizer: Any,
@@ -435,7 +457,7 @@ def answer(
     with tqdm(total=len(asked), desc="answers", mininterval=2) as bar:
         for start in range(0, len(by_case), batch_size):
             group = list(by_case.values())[start:start + batch_size]
-            tokens = encode_cases(model, data, [items[0]["record"] for items in group])
+            tokens = encode_records(model, data, [items[0]["record"] for items in group])
             rows = sorted((item for items in group for item in items), key=lambda item: len(item["prompt"]))
             for first in range(0, len(rows), batch_size):
                 some = rows[first:first + batch_size]
@@ -443,16 +465,6 @@ def answer(
                 texts = _generate(model, tokenizer, batch, max_new_tokens)
                 bar.update(len(some))
                 yield list(zip(some, texts))
-
-
-@torch.inference_mode()
-def encode_cases(model: HSENetVLM, data: CLIPDataset, records: Sequence[dict], batch_size: int = 16) -> dict[str, tuple[Tensor, Tensor]]:
-    "Case → patch tokens of both encoders, (patches, width) each, on the model's device."
-    out = {}
-    for start in range(0, len(records), batch_size):
-        some = records[start:start + batch_size]
-        out |= {r["case"]: pair for r, pair in zip(some, zip(*model.encode(*load_inputs(data, some, model.device))))}
-    return out
 
 
 @torch.inference_mode()
@@ -488,7 +500,7 @@ def _line(item: dict) -> dict:
 
 def _digest(asked: Sequence[dict]) -> str: return hashlib.sha256(json.dumps([_line(item) for item in asked]).encode()).hexdigest()
 
-# %% ../../nbs/evaluation/04_runs.ipynb #5d7b56ca
+# %% ../../nbs/evaluation/04_runs.ipynb #9098b933
 def evaluate_mrg(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,
@@ -498,26 +510,63 @@ def evaluate_mrg(
     max_new_tokens: int = 512,
     labeler: Callable[[str], dict] | None = parse_report,  # report → findings; None: no clinical scores
     prompt: str = REPORT_PROMPT,
+    neighbours: int = 1000,  # training cases among which the most similar one is looked for, whose report is a baseline; 0: none
 ) -> dict:
     "Greedy reports of the held-out cases, their text and clinical scores; gives what `metrics.json` holds."
     data, output = ReportDataset(cache, split), Path(output)
     asked = [{"id": r["case"], "record": r, "prompt": prompt, "reference": r["findings"]} for r in one_per_scan(data.records)]
     rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
     said, truth, patients = ([row[k] for row in rows] for k in ("prediction", "reference", "patient"))
-    training = [r["findings"] for r in one_per_scan(read_manifest(cache, "train"))]
+    known = one_per_scan(read_manifest(cache, "train"))
+    training, nearest = [r["findings"] for r in known], nearest_reports(model_folder, data, output, [item["record"] for item in asked], known[:neighbours]) if neighbours else None
     numbers, missing = {}, {}
     if labeler is None: missing["clinical scores"] = "no labeler was given"
     else:
         parsed = [[labeler(text) for text in texts] for texts in (said, truth, training)]
         names = finding_names(parsed[2])
         numbers |= clinical_numbers(*parsed, names, patients)
+        if nearest: _add_nearest(numbers, clinical_numbers([labeler(text) for text in nearest], *parsed[1:], names, patients))
         shown = {"clinical micro-F1": "micro", "clinical macro-F1": "macro"} | {f"F1: {name}": name for name in names}
         _save_figure(plot_numbers(numbers, shown, "findings in generated reports", "F1"), output / "figures" / "findings.png")
-    texts, not_computed = text_numbers(said, truth, training)
+    texts, not_computed = text_numbers(said, truth, training, patients, nearest)
     headline = ["clinical micro-F1", "clinical macro-F1", "location accuracy", "BLEU-4", "BLEU-4 (released)", "ROUGE-L", "METEOR"]
     numbers |= texts
     return save_metrics(output, "report generation", model_folder, split, len(rows), numbers, [h for h in headline if h in numbers], missing | not_computed,
                         prompt=prompt, empty=sum(not s for s in said), different=len(set(said)))
+
+
+def _add_nearest(numbers: dict[str, dict], theirs: dict[str, dict]):
+    "Put the numbers of the nearest training case's report beside ours."
+    for name, one in theirs.items():
+        if name in numbers: numbers[name]["baselines"]["nearest training case"] = one["value"]
+
+
+def nearest_reports(
+    model_folder: str | Path,
+    data: CLIPDataset,
+    output: Path,  # for nearest.json, which spares the second time
+    records: Sequence[dict],
+    known: Sequence[dict],  # training cases
+) -> list[str]:
+    "For each record the report of the training case whose patch tokens, averaged, are most like its own: what looking alike alone is worth."
+    path, key = output / "nearest.json", run_key(model_folder, data.cache, known=len(known))
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if found.get("key") != key:
+        model, _ = load_model(HSENetVLM, model_folder)
+        ours, theirs = (_pooled(model, data, rs) for rs in (records, known))
+        found = {"key": key, "nearest": {r["case"]: known[int(i)]["case"] for r, i in zip(records, (ours @ theirs.T).argmax(1))}}
+        _write_json(path, found)
+    text = {r["case"]: r["findings"] for r in known}
+    return [text[found["nearest"][r["case"]]] for r in records]
+
+
+def _pooled(model: HSENetVLM, data: CLIPDataset, records: Sequence[dict], batch_size: int = 64) -> Tensor:
+    "(N, 2 widths) mean patch tokens of both encoders, each centred and of unit length."
+    rows = []
+    for chunk in _chunks(records, batch_size, "nearest"):
+        tokens = encode_records(model, data, chunk)
+        rows += [torch.cat([t.float().mean(0) for t in tokens[r["case"]]]) for r in chunk]
+    return torch.nn.functional.normalize(torch.stack(rows), dim=1).cpu()
 
 
 def finding_names(training: Sequence[dict]) -> list[str]:
@@ -525,7 +574,7 @@ def finding_names(training: Sequence[dict]) -> list[str]:
     stated = {name for report in training for name, finding in report.items() if finding["present"]}
     return [n for n in LABELS if n in stated] + sorted(stated - set(LABELS))
 
-# %% ../../nbs/evaluation/04_runs.ipynb #49c13a5c
+# %% ../../nbs/evaluation/04_runs.ipynb #27624c67
 def evaluate_vqa(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,
@@ -542,7 +591,7 @@ def evaluate_vqa(
              for q in data.questions if q["case"] in chosen]
     rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
     numbers, details = vqa_numbers(rows, training)
-    texts, missing = text_numbers([r["prediction"] for r in rows], [r["answer"] for r in rows], [q["answer"] for q in training])
+    texts, missing = text_numbers([r["prediction"] for r in rows], [r["answer"] for r in rows], [q["answer"] for q in training], [r["patient"] for r in rows])
     _save_figure(plot_confusion(details["standard"]["confusion"], ANATOMY, [*ANATOMY, OFF_LIST], "major class"), output / "figures" / "confusion.png")
     return save_metrics(output, "visual question answering", model_folder, split, len(rows), numbers | texts, ["exact match", "major class", "major class (released)"],
                         missing, template=data.templates[task][0], details=details)

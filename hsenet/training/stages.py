@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['log', 'versions', 'resources', 'model_folder', 'weights_id', 'run_facts', 'CLIPTask', 'clip_tokenizer',
-           'whiten_text_head', 'train_stage1', 'train_stage2', 'VLMTask', 'encode_cases', 'vlm_tokenizer', 'towers_id',
-           'train_mrg', 'train_vqa']
+           'whiten_text_head', 'train_stage1', 'train_stage2', 'VLMTask', 'encode_records', 'encode_cases',
+           'vlm_tokenizer', 'towers_id', 'train_mrg', 'train_vqa']
 
-# %% ../../nbs/training/01_stages.ipynb #ad5c0470
+# %% ../../nbs/training/01_stages.ipynb #c9b7fc50
 import json
 import logging
 import os
@@ -16,7 +16,7 @@ import resource
 import subprocess
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+
 from tqdm.auto import tqdm
 
 import hsenet
@@ -228,7 +228,24 @@ class VLMTask(Task):
         "How many tokens the batch's loss is a mean of."
         return float((batch["labels"][:, 1:] != -100).sum())
 
-# %% ../../nbs/training/01_stages.ipynb #507f7042
+# %% ../../nbs/training/01_stages.ipynb #6e341f73
+@torch.no_grad()
+def encode_records(
+    vlm: HSENetVLM,
+    data: CLIPDataset,
+    records: Sequence[dict],  # of the manifest
+    batch_size: int = 16,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    "Case → patch tokens of both encoders, (N, W) each, on the model's device."
+    out = {}
+    for start in range(0, len(records), batch_size):
+        some = records[start:start + batch_size]
+        items = [data.load(r) for r in some]
+        batch = [torch.stack([item[k] for item in items]).to(vlm.device) for k in ("volume", "slice_features")]
+        out |= {r["case"]: pair for r, pair in zip(some, zip(*vlm.encode(*batch)))}
+    return out
+
+
 @torch.no_grad()
 def encode_cases(
     vlm: HSENetVLM,
@@ -238,13 +255,11 @@ def encode_cases(
     progress: bool = True,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     "Patch tokens of both frozen encoders, float16 (N, W), for every case of a split."
-    loader = DataLoader(CLIPDataset(cache, split), batch_size=batch_size, collate_fn=lambda items: items)
-    out = {}
+    data, out = CLIPDataset(cache, split), {}
     vlm.eval()
-    for items in tqdm(loader, desc=f"encode {split}", mininterval=2, disable=not progress):
-        batch = [torch.stack([item[k] for item in items]).to(vlm.device) for k in ("volume", "slice_features")]
-        tokens = [t.half().cpu() for t in vlm.encode(*batch)]
-        out |= {item["case"]: (a, b) for item, a, b in zip(items, *tokens)}
+    for start in tqdm(range(0, len(data), batch_size), desc=f"encode {split}", mininterval=2, disable=not progress):
+        tokens = encode_records(vlm, data, data.records[start:start + batch_size], batch_size)
+        out |= {case: tuple(t.half().cpu() for t in pair) for case, pair in tokens.items()}
     return out
 
 # %% ../../nbs/training/01_stages.ipynb #8bd85e76

@@ -9,9 +9,8 @@ __all__ = ['MEMORY', 'PROMPTS', 'MetricError', 'Ranks', 'truth_ranks', 'expected
            'zero_shot_scores', 'linear_probe', 'resampling_weights', 'bootstrap_interval', 'interval',
            'read_embeddings', 'in_order', 'benchmark_search']
 
-# %% ../../nbs/evaluation/00_retrieval.ipynb #e512ea4c
+# %% ../../nbs/evaluation/00_retrieval.ipynb #87ab3491
 import json
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -98,7 +97,7 @@ def truth_ranks(
         out.append(torch.stack([(s > best).sum(1), (tied & ~right).sum(1), (tied & right).sum(1)]).cpu().numpy())
     return Ranks(*np.concatenate(out, axis=1))
 
-# %% ../../nbs/evaluation/00_retrieval.ipynb #d7839c35
+# %% ../../nbs/evaluation/00_retrieval.ipynb #51ba5153
 def expected_hits(
     ranks: Sequence[np.ndarray],  # from `truth_ranks`; or nearer and tied alone
     k: int,
@@ -106,9 +105,9 @@ def expected_hits(
     "(N,) probability that a right item is among the first `k` when ties are broken at random; 0 or 1 without ties."
     nearer, tied, *rest = (np.asarray(x) for x in ranks)
     right = rest[0] if rest else np.ones_like(tied)
-    slots, miss = np.clip(k - nearer, 0, tied + right), np.ones(len(tied))
-    for i in range(1, right.max() + 1): miss *= np.where(i <= right, np.clip(tied - slots + i, 0, None) / (tied + i), 1.0)
-    return 1 - miss
+    slots, hit = np.clip(k - nearer, 0, tied + right), np.zeros(len(tied))
+    for i in range(1, right.max() + 1): hit += (1 - hit) * np.where(i <= right, np.minimum(slots / (tied + i), 1), 0)
+    return hit
 
 # %% ../../nbs/evaluation/00_retrieval.ipynb #4ee77e39
 def recall_at_k(
@@ -142,7 +141,7 @@ def first_of_each(groups: Sequence) -> np.ndarray:
     "Positions of the first item of every group, in order: one volume per scan."
     return np.sort(np.unique(np.asarray(groups), return_index=True)[1])
 
-# %% ../../nbs/evaluation/00_retrieval.ipynb #f75c6c4b
+# %% ../../nbs/evaluation/00_retrieval.ipynb #912d2bae
 def right_items(groups: Sequence, gallery_groups: Sequence | None = None) -> np.ndarray:
     "(N,) how many gallery items are right for each query."
     other = groups if gallery_groups is None else gallery_groups
@@ -158,9 +157,9 @@ def chance_recall(
     "R@k of a random order: k / n where one item is right."
     right, out = np.asarray(right), {}
     for k in ks:
-        miss = np.ones(len(right))
-        for i in range(right.max()): miss *= np.where(i < right, max(n - k - i, 0) / (n - i), 1.0)
-        out[k] = float(1 - miss.mean())
+        hit = np.zeros(len(right))
+        for i in range(right.max()): hit += (1 - hit) * np.where(i < right, min(k / (n - i), 1), 0)
+        out[k] = float(hit.mean())
     return out
 
 
@@ -426,7 +425,7 @@ def in_order(features: np.ndarray, names: Sequence[str], wanted: Sequence[str]) 
     if missing: raise MetricError(f"no embedding for {len(missing)} of {len(wanted)} cases, the first is {missing[0]}")
     return features[[row[name] for name in wanted]]
 
-# %% ../../nbs/evaluation/00_retrieval.ipynb #99965854
+# %% ../../nbs/evaluation/00_retrieval.ipynb #0f353eca
 def benchmark_search(
     n: int = 50_000,  # queries, and gallery items
     dim: int = 768,
@@ -436,6 +435,7 @@ def benchmark_search(
     seed: int = 0,
 ) -> dict:
     "`{n, dim, k, device, precision, threads, seconds, peak_mib}` of `nearest` on random embeddings; the peak is of the process, or of the GPU."
+    import resource  # not on Windows
     x = np.random.default_rng(seed).standard_normal((n, dim), np.float32)
     start = time.perf_counter()
     nearest(x, x, k, device, precision=precision)

@@ -9,7 +9,7 @@ __all__ = ['logger', 'KS', 'TEXT_NAMES', 'EvaluationError', 'number', 'read_metr
            'embed_texts', 'evaluate_retrieval', 'label_names', 'save_metrics', 'answer', 'predictions_for',
            'evaluate_mrg', 'nearest_reports', 'finding_names', 'evaluate_vqa']
 
-# %% ../../nbs/evaluation/04_runs.ipynb #e78beeab
+# %% ../../nbs/evaluation/04_runs.ipynb #66e4887f
 import hashlib
 import json
 import logging
@@ -32,8 +32,8 @@ from ..data.phantom import parse_report, zero_shot_prompts
 from .clinical import clinical_metrics, confusion_counts, location_scores, micro_f1, presence
 from .retrieval import (auroc, bootstrap_interval, chance_overlap, chance_recall, expected_hits, interval,
                                          label_overlap_at_k, linear_probe, median_rank, recall_at_k, resampling_weights, truth_ranks, zero_shot_scores)
-from .statistics import bleu_of, bleu_rows, interval_of, mean_f1
-from .text import ngram_precisions, rouge, text_metrics
+from .statistics import interval_of, mean_f1
+from .text import bleu_counts, bleu_of_counts, ngram_precisions, rouge, text_metrics
 from .vqa import ANATOMY, OFF_LIST, baseline_answers, exact_hit, major_hit, vqa_metrics
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
@@ -227,7 +227,7 @@ def auroc_numbers(
     return {title: mean} | {f"{title}: {name}": number(value, ours["n"], chance=0.5, **{k: o["per_label"][name] for k, o in other.items()})
                             for name, value in ours["per_label"].items()}
 
-# %% ../../nbs/evaluation/04_runs.ipynb #34476006
+# %% ../../nbs/evaluation/04_runs.ipynb #f44cb79b
 TEXT_NAMES = {"bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "meteor": "METEOR"}
 
 
@@ -254,9 +254,9 @@ def text_numbers(
 def text_intervals(predictions: Sequence[str], references: Sequence[str], patients: Sequence) -> dict[tuple[str, str], tuple[float, float]]:
     "(score, protocol) → 95 % interval by patient, of BLEU and ROUGE in both protocols."
     pairs, out = list(zip(predictions, references)), {}
-    corpus, single = bleu_rows(predictions, references), np.array([ngram_precisions(*p) for p in pairs])
+    corpus, single = bleu_counts(predictions, references), np.array([ngram_precisions(*p) for p in pairs])
     for n in (1, 2, 3, 4):
-        out[f"bleu{n}", "standard"] = interval_of(corpus, patients, lambda sums: bleu_of(sums, n))
+        out[f"bleu{n}", "standard"] = interval_of(corpus, patients, lambda sums: bleu_of_counts(sums, n))
         out[f"bleu{n}", "released"] = bootstrap_interval(single[:, n - 1], patients)
     for name in ("rouge1", "rouge2", "rougeL"):
         for protocol in ("standard", "released"): out[name, protocol] = bootstrap_interval([rouge(*p)[name] for p in pairs], patients)

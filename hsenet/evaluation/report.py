@@ -6,21 +6,23 @@
 __all__ = ['STYLE', 'PAPER', 'PUBLISHED', 'ReportError', 'read_run', 'shown', 'markdown_row', 'best_and_worst', 'write_report',
            'compare', 'case_rows', 'compare_cases']
 
-# %% ../../nbs/evaluation/07_report.ipynb #7d186684
+# %% ../../nbs/evaluation/07_report.ipynb #298a104b
 import base64
 import html
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from ..data.corpora import LABELS
 from ..data.datasets import CLIPDataset
 from ..data.phantom import parse_report
 from .clinical import confusion_counts, micro_f1, presence
+from .labelers import Labeler, PerReport
 from .retrieval import expected_hits, truth_ranks
 from .statistics import compare_paired
 from .text import bleu_counts, bleu_of_counts, rouge
@@ -63,7 +65,7 @@ def markdown_row(
     if not head: return row
     return "\n".join([f"| run | {' | '.join(names)} | n |", "|---" * (len(names) + 2) + "|", row])
 
-# %% ../../nbs/evaluation/07_report.ipynb #61584fc0
+# %% ../../nbs/evaluation/07_report.ipynb #8b26a0aa
 STYLE = ("body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}table{border-collapse:collapse;font-size:13px}"
          "td,th{padding:.25em .7em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{max-width:100%}.headline td{font-weight:600}h2{margin-top:2.5rem}")
 
@@ -101,7 +103,7 @@ def _cases(rows: Sequence[dict], data: CLIPDataset | None, k: int) -> str:
     for which, scored in best_and_worst(rows, k).items():
         out.append(f"<h3>The {len(scored)} {which}, by ROUGE-L</h3>")
         for score, r in scored:
-            if r["case"] in records: out.append(_picture(show_ct(data.load(records[r["case"]])["volume"].numpy(), title=r["case"])))
+            if r["case"] in records: out.append(_picture(show_ct(data.load(records[r["case"]])["volume"], title=r["case"])))
             out.append(str(show_report(r["prediction"], r.get("reference", r.get("answer", "")), f"{r['id']}: {score:.2f}. {r.get('prompt', '')}")))
     return "".join(out)
 
@@ -149,10 +151,10 @@ def compare(
     if paper: table[PUBLISHED] = [f"{PAPER[k]:.4f}" if k in PAPER else "" for k in wanted.values()]
     return table.rename_axis("number")
 
-# %% ../../nbs/evaluation/07_report.ipynb #91c59914
+# %% ../../nbs/evaluation/07_report.ipynb #15e57829
 def case_rows(
     folder: str | Path,
-    labeler: Callable[[str], dict] | None = parse_report,  # report → findings; None: no clinical score
+    labeler: Labeler | None = PerReport(parse_report, LABELS),  # reports → findings; None: no clinical score
 ) -> tuple[list[str], list[str], dict[str, tuple]]:
     "Ids, patients, and per number its rows over cases with the statistic that sums them (None: the mean)."
     folder = Path(folder)
@@ -167,7 +169,7 @@ def case_rows(
     numbers = {"BLEU-4": (bleu_counts(said, truth), bleu_of_counts), "ROUGE-L": (np.array([rouge(*p)["rougeL"] for p in zip(said, truth)]), None)}
     if "answer" in rows[0]: numbers |= {"exact match": (np.array([exact_hit(*p) for p in zip(said, truth)], float), None), "major class": (np.array([major_hit(*p) for p in zip(said, truth)], float), None)}
     elif labeler is not None:
-        ours, theirs = [labeler(t) for t in said], [labeler(t) for t in truth]
+        ours, theirs = labeler(said), labeler(truth)
         names = sorted({n for report in theirs for n in report})
         numbers["clinical micro-F1"] = (confusion_counts(presence(ours, names), presence(theirs, names)).sum(2), micro_f1)
     return [r["id"] for r in rows], [r["patient"] for r in rows], numbers
@@ -176,7 +178,7 @@ def case_rows(
 def compare_cases(
     a: str | Path,  # folder of one evaluation
     b: str | Path,  # of another model on the same cases
-    labeler: Callable[[str], dict] | None = parse_report,
+    labeler: Labeler | None = PerReport(parse_report, LABELS),
     resamples: int = 1000,
 ) -> pd.DataFrame:
     "B − A per number: difference, 95 % interval, p-value, effect (see `compare_paired`). Raises `ReportError` where the cases differ."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'REPORT_PROMPT', 'REPORT_PROMPTS', 'QUESTIONS', 'SPECIAL_TOKENS', 'DatasetError', 'read_manifest',
            'one_per_scan', 'named_generator', 'augment_volume', 'split_sentences', 'truncate_report', 'drop_sentences',
-           'wordings', 'CLIPDataset', 'ReportDataset', 'QuestionDataset', 'train_tokenizer', 'load_tokenizer',
-           'CLIPCollator', 'VLMCollator']
+           'wordings', 'CLIPDataset', 'ReportDataset', 'QuestionDataset', 'fill_template', 'train_tokenizer',
+           'load_tokenizer', 'CLIPCollator', 'VLMCollator']
 
 # %% ../../nbs/data/05_datasets.ipynb #e046e158
 import json
@@ -216,7 +216,7 @@ class ReportDataset(CLIPDataset):
         "All that a tokenizer should have seen: prompts and reports."
         return [*REPORT_PROMPTS, *(t for r in self.records for t in wordings(r))]
 
-# %% ../../nbs/data/05_datasets.ipynb #70f854f9
+# %% ../../nbs/data/05_datasets.ipynb #61ffe475
 class QuestionDataset(ReportDataset):
     "Questions and answers, with volumes or with patch tokens."
 
@@ -238,7 +238,7 @@ class QuestionDataset(ReportDataset):
         "A question in words: the first template, in training any."
         templates = self.templates[question["task"]]
         pick = 0 if self.augment is None else int(named_generator(self.seed, self.epoch, question["question_id"]).integers(len(templates)))
-        return _fill(templates[pick], question)
+        return fill_template(templates[pick], question)
 
     def __getitem__(self, i: int) -> dict:
         q = self.questions[i]
@@ -247,11 +247,11 @@ class QuestionDataset(ReportDataset):
 
     def texts(self) -> list[str]:
         "All that a tokenizer should have seen: every question in every template, and the answers."
-        said = {_fill(t, q) for q in self.questions for t in self.templates[q["task"]]}
+        said = {fill_template(t, q) for q in self.questions for t in self.templates[q["task"]]}
         return sorted(said | {str(q["answer"]) for q in self.questions})
 
 
-def _fill(template: str, question: dict) -> str:
+def fill_template(template: str, question: dict) -> str:
     "Put the abnormality (or finding, or anatomy) of a question into a template."
     words = {"abnormality": question.get("abnormality"), "finding": question.get("abnormality"), "anatomy": question.get("anatomy")}
     try: return template.format(**{k: v for k, v in words.items() if v})

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['logger', 'RULES', 'ELSEWHERE', 'LabelerError', 'Labeler', 'PerReport', 'clauses', 'assertion', 'places',
-           'RuleLabeler', 'BertLabeler', 'load_labeler']
+           'RuleLabeler', 'BertLabeler', 'radbert_folder', 'load_labeler']
 
-# %% ../../nbs/evaluation/06_labelers.ipynb #0cb4e613
+# %% ../../nbs/evaluation/06_labelers.ipynb #732415e5
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class PerReport:
 
     def __call__(self, reports: Sequence[str]) -> list[dict[str, dict]]: return [self.parse(r) for r in reports]
 
-# %% ../../nbs/evaluation/06_labelers.ipynb #6af8246f
-_SENTENCE = re.compile(r"[.;](?!\d)|\n|(?<=\?)\s")
+# %% ../../nbs/evaluation/06_labelers.ipynb #c707cacd
+_SENTENCE = re.compile(r"[.;](?!\d)|[\n()\"]|(?<=\?)\s")
 _TURN = re.compile(r"\b(?:but|however|although|though|whereas|while|except(?: for)?|apart from|other than|aside from)\b")
-_AGAIN = re.compile(r"(?:,? and |, )(?!the largest|the biggest|the bigg?er|which|some of)")
+_AGAIN = re.compile(r",? and (?!the largest|which)|, (?!the largest|the biggest|the bigg?er|which|some of|is|are|was|were|has|have)")
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|continues?|persists?)\b")
 
 
@@ -220,6 +220,30 @@ class BertLabeler:
         scores = self.probabilities(reports)
         return [{name: {"present": bool(yes), "status": "present" if yes else "absent", "score": float(s), "locations": []}
                  for name, yes, s in zip(self.names, row >= self.threshold, row)} for row in scores]
+
+# %% ../../nbs/evaluation/06_labelers.ipynb #18bb689b
+def _renamed(name: str) -> str:
+    for old, new in (("model.pooler.dense.", "classifier.dense."), ("classifier.", "classifier.out_proj."), ("model.", "roberta.")):
+        if name.startswith(old): return new + name.removeprefix(old)
+    raise LabelerError(f"tensor {name!r}: expected names that begin with model. or classifier.")
+
+
+def radbert_folder(
+    weights: str | Path,  # RadBertClassifier.pth
+    base: str | Path,  # folder or hub name of the RoBERTa it was made from, for configuration and tokenizer: zzxslp/RadBERT-RoBERTa-4m
+    output: str | Path,  # folder for `BertLabeler`
+) -> Path:
+    "The published classifier as a transformers folder with safetensors. Raises `LabelerError` where tensors are missing or left over."
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    state = {_renamed(k): v for k, v in state.items() if not k.endswith("position_ids")}
+    config = AutoConfig.from_pretrained(base, num_labels=len(state["classifier.out_proj.bias"]), problem_type="multi_label_classification")
+    model = AutoModelForSequenceClassification.from_config(config)
+    wrong = model.load_state_dict(state, strict=False)
+    if wrong.missing_keys or wrong.unexpected_keys:
+        raise LabelerError(f"{weights} doesn't fit {base}: missing {wrong.missing_keys[:3]}, left over {wrong.unexpected_keys[:3]}")
+    model.save_pretrained(output)
+    AutoTokenizer.from_pretrained(base).save_pretrained(output)
+    return Path(output)
 
 # %% ../../nbs/evaluation/06_labelers.ipynb #ea5d6a34
 def load_labeler(

@@ -151,7 +151,7 @@ def compare(
     if paper: table[PUBLISHED] = [f"{PAPER[k]:.4f}" if k in PAPER else "" for k in wanted.values()]
     return table.rename_axis("number")
 
-# %% ../../nbs/evaluation/07_report.ipynb #15e57829
+# %% ../../nbs/evaluation/07_report.ipynb #182e6310
 def case_rows(
     folder: str | Path,
     labeler: Labeler | None = PerReport(parse_report, LABELS),  # reports → findings; None: no clinical score
@@ -161,8 +161,9 @@ def case_rows(
     if (folder / "volumes.npy").is_file():
         a, b = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("volumes", "reports"))
         cases = json.loads((folder / "cases.json").read_text(encoding="utf-8"))
-        ways = {"volume to report": truth_ranks(a, b), "report to volume": truth_ranks(b, a)}
-        return cases, cases, {f"R@{k} {way}": (expected_hits(ranks, k), None) for way, ranks in ways.items() for k in (1, 10, 50)}
+        facts = json.loads((folder / "groups.json").read_text(encoding="utf-8"))
+        ways = {"volume to report": truth_ranks(a, b, facts["groups"]), "report to volume": truth_ranks(b, a, facts["groups"])}
+        return cases, facts["patients"], {f"R@{k} {way}": (expected_hits(ranks, k), None) for way, ranks in ways.items() for k in (1, 10, 50)}
     if not (folder / "predictions.jsonl").is_file(): raise FileNotFoundError(f"{folder}: expected predictions.jsonl or volumes.npy of an evaluation")
     rows = sorted(read_rows(folder / "predictions.jsonl"), key=lambda r: r["id"])
     said, truth = [r["prediction"] for r in rows], [r.get("reference", r.get("answer")) for r in rows]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Preset', 'Seed', 'Set', 'Cache', 'Output', 'Workers', 'train', 'Stage1', 'Stage2', 'Control', 'evaluate',
-           'CTFile', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From', 'main', 'config', 'phantoms',
-           'preprocess', 'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa', 'report', 'ask', 'convert', 'bundle']
+           'Trained', 'CTFile', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From', 'main', 'config',
+           'phantoms', 'preprocess', 'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa', 'evaluate_retrieval',
+           'evaluate_zero_shot', 'evaluate_mrg', 'evaluate_vqa', 'compare', 'report', 'ask', 'convert', 'bundle']
 
 # %% ../nbs/07_cli.ipynb #fa84faf0
 import logging
@@ -125,29 +126,62 @@ def train_vqa(cache: Cache, output: Output, mrg: Annotated[Optional[Path], Optio
     from hsenet.training import stages
     typer.echo(_call(lambda: stages.train_vqa(_config(preset, seed, settings), cache, output, mrg=mrg, stage1=stage1, stage2=stage2, control=control)))
 
-# %% ../nbs/07_cli.ipynb #cbbd68a8
+# %% ../nbs/07_cli.ipynb #18650328
 evaluate = typer.Typer(help="Score a model on held-out cases.", no_args_is_help=True)
 app.add_typer(evaluate, name="evaluate")
 
 
-def _evaluate(task: str, model: Path, cache: Path, output: Path, split: str):
-    "Run one evaluation and print its table."
+Trained = Annotated[Path, Argument(help="Run folder or checkpoint.")]
+
+
+def _evaluate(which: str, model: Path, cache: Path, output: Path, split: str, **settings):
+    "Run one evaluation, print its table, and say where the page is."
     def run():
         from hsenet.evaluation import runs
         from hsenet.training.stages import model_folder
-        metrics = getattr(runs, f"evaluate_{task}")(model_folder(model, f"training for {task}"), cache, output, split)
-        return runs.main_table({task: metrics}).to_string(index=False)
+        metrics = getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
+        return runs.main_table({which: metrics}).to_string(index=False) + f"\n\n{output}/report.html"
     typer.echo(_call(run))
 
 
-def _add_evaluation(task: str, about: str):
-    def command(model: Annotated[Path, Argument(help="Run folder or checkpoint.")], cache: Cache, output: Output, split: str = "validation"): _evaluate(task, model, cache, output, split)
-    evaluate.command(task, help=about)(command)
+@evaluate.command("retrieval")
+def evaluate_retrieval(model: Trained, cache: Cache, output: Output, split: str = "validation"):
+    "Retrieval, zero-shot classification, linear probe of a CLIP."
+    _evaluate("retrieval", model, cache, output, split)
 
 
-_add_evaluation("retrieval", "Retrieval, zero-shot classification, linear probe of a CLIP.")
-_add_evaluation("mrg", "Generated reports: text and clinical metrics.")
-_add_evaluation("vqa", "Answers to location questions.")
+@evaluate.command("zero-shot")
+def evaluate_zero_shot(model: Trained, cache: Cache, output: Output, split: str = "validation"):
+    "Abnormalities by a CLIP's embeddings alone, with several ways of asking."
+    _evaluate("zero_shot", model, cache, output, split)
+
+
+@evaluate.command("mrg")
+def evaluate_mrg(model: Trained, cache: Cache, output: Output, split: str = "validation", labeler: Annotated[str, Option(help="phantom, rules (CT-RATE's English), or a RadBERT: folder or hub name.")] = "phantom"):
+    "Generated reports: text and clinical metrics."
+    from hsenet.evaluation.runs import named_labeler
+    _evaluate("mrg", model, cache, output, split, labeler=_call(named_labeler, labeler))
+
+
+@evaluate.command("vqa")
+def evaluate_vqa(model: Trained, cache: Cache, output: Output, split: str = "validation", task: Annotated[str, Option(help="location, presence, size or abnormality.")] = "location"):
+    "Answers to questions."
+    _evaluate("vqa", model, cache, output, split, task=task)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], Argument(help="Folders of evaluations, or of quickstarts.")],
+    paired: Annotated[bool, Option("--paired", help="Two evaluations of the same cases: differences, intervals, p-values.")] = False,
+    everything: Annotated[bool, Option("--all", help="All numbers, not only the headline.")] = False,
+):
+    "Runs side by side, and beside what the paper says."
+    from hsenet.evaluation import report
+    def table():
+        if not paired: return report.compare(runs, headline=not everything)
+        if len(runs) != 2: raise ValueError(f"--paired compares two runs, found {len(runs)}")
+        return report.compare_cases(*runs).reset_index().round(4).set_index("number")
+    typer.echo(_call(lambda: table().to_markdown(disable_numparse=True)))
 
 # %% ../nbs/07_cli.ipynb #1d5b982b
 CTFile = Annotated[Path, Argument(help="CT as NIfTI (.nii, .nii.gz), in Hounsfield units or with slope and intercept.")]

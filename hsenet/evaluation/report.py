@@ -127,8 +127,9 @@ def write_report(
     part.write_text(page, encoding="utf-8")
     return part.replace(folder / "report.html")
 
-# %% ../../nbs/evaluation/07_report.ipynb #f58b8a6e
-PAPER = {"R@100 volume to report": 0.3985, "BLEU-4 (released)": 0.2401, "major class (released)": 0.7360}  # arXiv 2506.09634; its abstract doesn't say which way R@100 goes
+# %% ../../nbs/evaluation/07_report.ipynb #12831c03
+PAPER = {("retrieval", "R@100 volume to report (released)"): 0.3985, ("report generation", "BLEU-4 (released)"): 0.2401,
+         ("visual question answering", "major class (released)"): 0.7360}  # (task, number), arXiv 2506.09634; its abstract doesn't say which way R@100 goes
 PUBLISHED = "paper (published, released protocol, not re-measured)"
 
 
@@ -146,7 +147,7 @@ def compare(
         for part, one in found.items():
             label = (lambda k: k) if len(found) == 1 else (lambda k: f"{part}: {k}")
             columns.setdefault(name, {}).update({label(k): shown(x) for k, x in one["numbers"].items()})
-            wanted.update({label(k): k for k in one["numbers"] if not headline or k in one.get("headline", ()) or k in PAPER})
+            wanted.update({label(k): (one["task"], k) for k in one["numbers"] if not headline or k in one.get("headline", ()) or (one["task"], k) in PAPER})
     table = pd.DataFrame(columns).reindex(list(wanted)).fillna("")
     if paper: table[PUBLISHED] = [f"{PAPER[k]:.4f}" if k in PAPER else "" for k in wanted.values()]
     return table.rename_axis("number")

@@ -9,9 +9,9 @@ __all__ = ['logger', 'KS', 'RETRIEVAL_HEADLINE', 'TEXT_NAMES', 'TASKS', 'WAYS_OF
            'clinical_numbers', 'vqa_numbers', 'presence_numbers', 'size_numbers', 'abnormality_numbers', 'load_model',
            'load_inputs', 'embed_volumes', 'embed_texts', 'zero_shot_numbers', 'evaluate_zero_shot',
            'evaluate_retrieval', 'label_names', 'save_metrics', 'evaluate_embeddings', 'answer', 'option_probabilities',
-           'predictions_for', 'evaluate_mrg', 'nearest_reports', 'finding_names', 'evaluate_vqa']
+           'predictions_for', 'named_labeler', 'evaluate_mrg', 'nearest_reports', 'finding_names', 'evaluate_vqa']
 
-# %% ../../nbs/evaluation/04_runs.ipynb #9c3cd294
+# %% ../../nbs/evaluation/04_runs.ipynb #88b1f996
 import hashlib
 import json
 import logging
@@ -33,7 +33,7 @@ from ..data.datasets import (REPORT_PROMPT, CLIPCollator, CLIPDataset, QuestionD
                                   one_per_scan, read_manifest, fill_template, truncate_report)
 from ..data.phantom import parse_report, zero_shot_prompts
 from .clinical import clinical_metrics, confusion_counts, location_scores, micro_f1, presence
-from .labelers import Labeler, PerReport
+from .labelers import Labeler, PerReport, load_labeler
 from .report import write_report
 from .retrieval import (PROMPTS, auroc, average_precisions, bootstrap_interval, chance_overlap, chance_recall, duplicate_groups, expected_hits,
                                          in_order, interval, label_overlap_at_k, linear_probe, prompt_pairs, read_embeddings, resampling_weights, right_items, truth_ranks, zero_shot_scores)
@@ -649,8 +649,13 @@ def _line(item: dict) -> dict:
 
 def _digest(asked: Sequence[dict]) -> str: return hashlib.sha256(json.dumps([_line(item) for item in asked]).encode()).hexdigest()
 
-# %% ../../nbs/evaluation/04_runs.ipynb #d6b6d76c
+# %% ../../nbs/evaluation/04_runs.ipynb #a7d7941b
 PHANTOM_LABELER = PerReport(parse_report, LABELS)  # phantom reports are made of known sentences, and can be read back exactly
+
+
+def named_labeler(name: str) -> Labeler:
+    "`phantom`, `rules`, or a RadBERT by folder or hub name. Raises `LabelerError`."
+    return load_labeler(name, LABELS, {"phantom": PHANTOM_LABELER})
 
 
 def evaluate_mrg(

@@ -24,7 +24,7 @@ WORKERS = 2
 ENVIRONMENT = {  # one thread per process, no hub, no leftovers
     "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1", "JUPYTER_PLATFORM_DIRS": "1", "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-RUNS = "quickstart controls preprocess pretrain_stage1 pretrain_stage2 finetune_mrg finetune_vqa evaluate_retrieval evaluate_mrg evaluate_vqa".split()
+RUNS = "quickstart controls preprocess pretrain_stage1 pretrain_stage2 finetune_mrg finetune_vqa evaluate_retrieval evaluate_zero_shot evaluate_mrg evaluate_vqa".split()
 
 
 @dataclass
@@ -73,7 +73,7 @@ def run_parameters(name: str) -> dict:
     values |= {stage: MINI / stage for stage in ("stage1", "stage2", "mrg", "vqa")}
     outputs = {"quickstart": road / "run", "controls": road / "run", "pretrain_stage1": MINI / "stage1", "pretrain_stage2": MINI / "stage2",
                "finetune_mrg": MINI / "mrg", "finetune_vqa": MINI / "vqa"}
-    models = {"evaluate_retrieval": MINI / "stage2", "evaluate_mrg": MINI / "mrg", "evaluate_vqa": MINI / "vqa"}
+    models = {"evaluate_retrieval": MINI / "stage2", "evaluate_zero_shot": MINI / "stage2", "evaluate_mrg": MINI / "mrg", "evaluate_vqa": MINI / "vqa"}
     values |= {"output": outputs.get(name, MINI / "evaluation" / name), "model": models.get(name)}
     known = declared(NBS / f"runs/{name}.ipynb")
     return {k: str(v) for k, v in values.items() if k in known}

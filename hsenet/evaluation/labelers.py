@@ -38,7 +38,7 @@ class PerReport:
 
     def __call__(self, reports: Sequence[str]) -> list[dict[str, dict]]: return [self.parse(r) for r in reports]
 
-# %% ../../nbs/evaluation/06_labelers.ipynb #c707cacd
+# %% ../../nbs/evaluation/06_labelers.ipynb #3301e7aa
 _SENTENCE = re.compile(r"[.;](?!\d)|[\n()\"]|(?<=\?)\s")
 _TURN = re.compile(r"\b(?:but|however|although|though|whereas|while|except(?: for)?|apart from|other than|aside from)\b")
 _AGAIN = re.compile(r",? and (?!the largest|which)|, (?!the largest|the biggest|the bigg?er|which|some of|is|are|was|were|has|have)")
@@ -53,9 +53,12 @@ def clauses(report: str) -> list[str]:
 
 def _verbs_apart(text: str) -> list[str]:
     "Cut at a comma or `and` that has a verb on either side."
+    out, start = [], 0
     for m in _AGAIN.finditer(text):
-        if _VERB.search(text[:m.start()]) and _VERB.search(text[m.end():]): return [text[:m.start()], *_verbs_apart(text[m.end():])]
-    return [text]
+        if _VERB.search(text, start, m.start()) and _VERB.search(text, m.end()):
+            out.append(text[start:m.start()])
+            start = m.end()
+    return [*out, text[start:]]
 
 # %% ../../nbs/evaluation/06_labelers.ipynb #650dea11
 def _with(a: str, b: str) -> str: return rf"(?:{a})\b.*?\b(?:{b})|(?:{b}).*?\b(?:{a})"

@@ -65,7 +65,7 @@ def markdown_row(
     if not head: return row
     return "\n".join([f"| run | {' | '.join(names)} | n |", "|---" * (len(names) + 2) + "|", row])
 
-# %% ../../nbs/evaluation/07_report.ipynb #8b26a0aa
+# %% ../../nbs/evaluation/07_report.ipynb #f105e283
 STYLE = ("body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}table{border-collapse:collapse;font-size:13px}"
          "td,th{padding:.25em .7em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}img{max-width:100%}.headline td{font-weight:600}h2{margin-top:2.5rem}")
 
@@ -103,9 +103,16 @@ def _cases(rows: Sequence[dict], data: CLIPDataset | None, k: int) -> str:
     for which, scored in best_and_worst(rows, k).items():
         out.append(f"<h3>The {len(scored)} {which}, by ROUGE-L</h3>")
         for score, r in scored:
-            if r["case"] in records: out.append(_picture(show_ct(data.load(records[r["case"]])["volume"], title=r["case"])))
+            if r["case"] in records: out.append(_ct(data, records[r["case"]]))
             out.append(str(show_report(r["prediction"], r.get("reference", r.get("answer", "")), f"{r['id']}: {score:.2f}. {r.get('prompt', '')}")))
     return "".join(out)
+
+
+def _ct(data: CLIPDataset, record: dict) -> str:
+    "Three planes of a case, in about the proportions of the scan (the crop before resizing isn't recorded)."
+    volume = data.load(record)["volume"]
+    spacing = [n * s / m for n, s, m in zip(record["shape"], record["spacing"], volume.shape[1:])]
+    return _picture(show_ct(volume, spacing=spacing, title=record["case"]))
 
 
 def write_report(

@@ -247,7 +247,7 @@ def label_overlap_at_k(
     running = [np.concatenate(per_k[:i + 1]) for i in range(len(per_k))]  # the release's list, in the order of `ks`
     return {k: float(np.mean(x)) for k, x in zip(ks, running if protocol == "released" else per_k)}
 
-# %% ../../nbs/evaluation/00_retrieval.ipynb #eb12f25b
+# %% ../../nbs/evaluation/00_retrieval.ipynb #26df2171
 def chance_overlap(
     labels: Any,  # (N, L) binary
     ks: Sequence[int] = (1, 5, 10, 50),
@@ -255,11 +255,12 @@ def chance_overlap(
     seed: int = 0,  # of the random features, for `released`
 ) -> dict[int, float]:
     "Label overlap of random neighbours: exact for `standard`, one draw of random features for `released`."
-    labels = np.asarray(labels).astype(bool)
-    noise = np.random.default_rng(seed).standard_normal((len(labels), 64))
-    if protocol == "released": return label_overlap_at_k(noise, labels, ks, protocol)
-    everyone = label_overlap_at_k(noise, labels, [len(labels)], protocol)[len(labels)]
-    return {k: everyone for k in ks}
+    y = np.asarray(labels).astype(bool)
+    noise = np.random.default_rng(seed).standard_normal((len(y), 64))
+    if protocol == "released": return label_overlap_at_k(noise, y, ks, protocol)
+    others = y.any(axis=1).sum() - y.any(axis=1)  # labelled volumes but the query, whose Jaccard index with itself is 1
+    sums = np.concatenate([jaccard(y[rows], y[gallery]).sum(1) for rows, _, gallery in _among_labelled(noise[:, :1], y, True)])
+    return dict.fromkeys(ks, float(np.mean((sums - y.any(axis=1)) / others)))
 
 # %% ../../nbs/evaluation/00_retrieval.ipynb #a870d9d8
 def average_precisions(

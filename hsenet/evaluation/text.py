@@ -7,10 +7,11 @@ __all__ = ['logger', 'WORDNET_FOLDERS', 'LEARNED', 'NO_WORDNET', 'ngram_precisio
            'corpus_bleu', 'common_length', 'rouge', 'find_wordnet', 'meteor', 'cider_d', 'NotComputed', 'bertscore',
            'ratescore', 'radgraph', 'green', 'learned_score', 'TextMetricError', 'text_scores', 'text_metrics']
 
-# %% ../../nbs/evaluation/01_text.ipynb #2ced2101
+# %% ../../nbs/evaluation/01_text.ipynb #af3101c4
 import io
 import logging
 import re
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -187,7 +188,7 @@ def cider_d(
     gap = np.array([len(a) - len(b) for a, b in zip(p, r)])
     return 10 * cosines.mean(axis=1) * np.exp(-gap**2 / (2 * sigma**2)) if told_apart else None
 
-# %% ../../nbs/evaluation/01_text.ipynb #91c2d5d9
+# %% ../../nbs/evaluation/01_text.ipynb #5c9adcbf
 class NotComputed(Exception):
     "A score that can't be had here, and why."
 
@@ -218,7 +219,8 @@ def radgraph(predictions: Sequence[str], references: Sequence[str], reward_level
 def green(predictions: Sequence[str], references: Sequence[str], model: str = "StanfordAIMI/GREEN-radllama2-7b", **settings: Any) -> np.ndarray:
     "(N,) GREEN (Ostmeier et al., 2024): matched findings / (matched findings + significant errors), as a 7 B model counts them."
     package = _package("green_score", "git+https://github.com/Stanford-AIMI/GREEN")
-    return np.array(package.GREEN(model, **{"output_dir": ".", **settings})(references, predictions)[2], float)
+    with tempfile.TemporaryDirectory() as folder:  # it writes its tables somewhere
+        return np.array(package.GREEN(model, output_dir=folder, **settings)(references, predictions)[2], float)
 
 # %% ../../nbs/evaluation/01_text.ipynb #203c39c3
 LEARNED: dict[str, Callable] = {"bertscore": bertscore, "ratescore": ratescore, "radgraph": radgraph, "green": green}

@@ -124,19 +124,20 @@ def _build_clip(weights: Weights, config: dict, kind: str = "clip_stage1") -> Vo
         "projection_dim": _shape(weights, "mm_vision_proj.weight")[0], "exp_logit_scale": False,
         "text_pooler": "language_encoder.pooler.dense.weight" in weights, **rest}))
 
-# %% ../../nbs/models/04_checkpoints.ipynb #5ac36b37
+# %% ../../nbs/models/04_checkpoints.ipynb #d765c49e
 def _build_vlm(weights: Weights, config: dict, kind: str = "vlm") -> HSENetVLM:
-    of_vision, of_packer = _allowed(ViT3DConfig), {"kernel", "grid"}
-    _check_keywords(config, of_vision | of_packer | {"slice_dim", "language_config", "image_token_id"}, kind)
+    of_vision, of_packer, of_language = _allowed(ViT3DConfig), {"kernel", "grid", "in_dim", "out_dim"}, {"num_attention_heads", "num_key_value_heads", "pad_token_id", "bos_token_id", "eos_token_id"}
+    _check_keywords(config, of_vision | of_packer | of_language | {"slice_dim", "language_config", "image_token_id"}, kind)
     towers = [{**_vit_sizes(_under(weights, f"model.vision_tower.vision_tower_stage{i}.")), **{k: v for k, v in config.items() if k in of_vision}} for i in (1, 2)]
     if "slice_dim" in config: towers[1]["slice_dim"] = config["slice_dim"]
     vision1, vision2 = ViT3DConfig(**towers[0]), GuidedViT3DConfig(**towers[1])
     packer = {**_packer_sizes(_under(weights, "model.mm_projector.")), "grid": vision1.grid, **{k: v for k, v in config.items() if k in of_packer}}
-    language = config.get("language_config")
-    if language is None: raise ValueError("from_released('vlm'): language_config is needed (a configuration, or a dict with at least num_attention_heads "
+    language = config.get("language_config") or {k: v for k, v in config.items() if k in of_language}
+    if not language: raise ValueError("from_released('vlm'): language_config is needed (a configuration, or a dict with at least num_attention_heads "
                                           "and num_key_value_heads): heads can't be read off the weights")
     if isinstance(language, dict) and language.get("model_type", "phi3") == "phi3":
-        language = Phi3Config(**{**_phi3_sizes(weights), **{k: v for k, v in language.items() if k != "model_type"}})
+        unknown = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}  # the library's defaults may lie outside of the vocabulary
+        language = Phi3Config(**{**unknown, **_phi3_sizes(weights), **{k: v for k, v in language.items() if k != "model_type"}})
     return HSENetVLM(HSENetVLMConfig(vision1, vision2, packer, language, **{k: config[k] for k in ("image_token_id",) if k in config}))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from .volumes import CT, VolumeError, check_hu, to_patient_axes
 
-# %% ../../nbs/data/06_dicom.ipynb #189e8728
+# %% ../../nbs/data/06_dicom.ipynb #cb4bd091
 TAGS = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "ImageType", "Rows", "Columns", "NumberOfFrames", "PixelSpacing",
         "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "RescaleType", "SamplesPerPixel",
         "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
@@ -35,6 +35,12 @@ def _pydicom():
     try: import pydicom
     except ImportError as e: raise VolumeError("to read DICOM, expected pydicom, found none; pip install 'hsenet[dicom]'") from e
     return pydicom
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    "What reading a damaged file may raise."
+    errors = _pydicom().errors
+    return *BROKEN, errors.BytesLengthException, errors.InvalidDicomError
 
 
 @contextmanager
@@ -107,7 +113,7 @@ def parse_slice(ds, path: Path, number: int) -> Slice:
     return Slice(path, number, str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), (int(ds.Rows), int(ds.Columns)), _numbers(ds, "ImagePositionPatient", 3),
                  axes, tuple(map(float, pixel)), slope, intercept, (int(ds.BitsStored), bool(ds.PixelRepresentation)))
 
-# %% ../../nbs/data/06_dicom.ipynb #ec2a15f8
+# %% ../../nbs/data/06_dicom.ipynb #e619969e
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -137,7 +143,7 @@ def read_headers(
                 if ds.get("SOPClassUID") != CT_IMAGE or "LOCALIZER" in (ds.get("ImageType") or []): continue
                 slices.append(parse_slice(ds, path, number))
             except VolumeError as e: raise VolumeError(f"{folder}: file {number} of {len(paths)}: {e}") from None
-            except BROKEN as e: raise VolumeError(f"{folder}: file {number} of {len(paths)} is damaged ({type(e).__name__}); copy it again") from None
+            except _damage() as e: raise VolumeError(f"{folder}: file {number} of {len(paths)} is damaged ({type(e).__name__}); copy it again") from None
     return slices, len(paths) - len(slices)
 
 # %% ../../nbs/data/06_dicom.ipynb #c249a688
@@ -221,7 +227,7 @@ def read_pixels(s: Slice) -> np.ndarray:
     if raw.shape != s.shape: raise VolumeError(f"expected {s.shape} pixels, found {raw.shape}")
     return used_bits(raw, *s.bits)
 
-# %% ../../nbs/data/06_dicom.ipynb #b35b0338
+# %% ../../nbs/data/06_dicom.ipynb #1fc5ca85
 def _fill(slices: list[Slice], folder: str | Path) -> np.ndarray:
     "HU `(slices, rows, columns)`, int16 where that is exact, else float32."
     whole = all(s.slope == 1 and s.intercept.is_integer() for s in slices)
@@ -230,7 +236,7 @@ def _fill(slices: list[Slice], folder: str | Path) -> np.ndarray:
         for i, s in enumerate(slices):
             try: values = read_pixels(s) * (1 if whole else s.slope) + (int(s.intercept) if whole else s.intercept)
             except VolumeError as e: raise VolumeError(f"{folder}: file {s.number}: {e}") from None
-            except BROKEN as e: raise VolumeError(f"{folder}: file {s.number}: its pixels can't be decoded ({type(e).__name__}); copy it again") from None
+            except _damage() as e: raise VolumeError(f"{folder}: file {s.number}: its pixels can't be decoded ({type(e).__name__}); copy it again") from None
             if whole and not -32768 <= values.min() <= values.max() <= 32767: hu, whole = hu.astype(np.float32), False
             hu[i] = values
     return hu

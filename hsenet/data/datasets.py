@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 class DatasetError(ValueError):
     "A cache, a case or a text that can't be used for training or evaluation."
 
-# %% ../../nbs/data/05_datasets.ipynb #c984859f
+# %% ../../nbs/data/05_datasets.ipynb #bb7fc2f4
 def _lines(path: Path, made_by: str) -> list[dict]:
     if not path.is_file(): raise DatasetError(f"no {path}; run {made_by} with cache={path.parent} first")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try: records += [json.loads(line)] if line else []
         except (ValueError, RecursionError) as e: raise DatasetError(f"{path}, line {number}: not JSON ({e}); run {made_by} again") from e
         if records and not isinstance(records[-1], dict): raise DatasetError(f"{path}, line {number}: expected a JSON object, found {type(records[-1]).__name__}; run {made_by} again")

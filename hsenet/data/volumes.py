@@ -100,7 +100,7 @@ def _check_end(file: IO[bytes], path: str | Path, most: int = 1 << 24):
     rest = read_into(file, np.empty(most, np.uint8), path)
     if rest == most: raise VolumeError(f"{path}: goes on for more than {most >> 20} MB after its voxels; refused")
 
-# %% ../../nbs/data/02_volumes.ipynb #255462dc
+# %% ../../nbs/data/02_volumes.ipynb #e90dfece
 def has_blank_geometry(header: nib.Nifti1Header) -> bool:
     "True if the header says nothing of place and direction: no affine, or a unit matrix."
     coded = int(header["qform_code"]) or int(header["sform_code"])
@@ -116,7 +116,7 @@ def to_patient_axes(
     "The array with x to the left, y to the back, z to the head, and its spacing `(x, y, z)` in mm. Raises `VolumeError`."
     steps = affine[:3, :3].astype(float)
     spacing = np.linalg.norm(steps, axis=0)
-    if not np.isfinite(affine).all() or not (spacing > 0).all():
+    if not np.isfinite(affine).all() or not (spacing > 0).all() or len(set(np.abs(steps / spacing).argmax(0))) < 3:
         raise VolumeError(f"{path}: expected an affine with three directions, found {affine[:3].round(3).tolist()}")
     if (np.sort(np.abs(steps / spacing), axis=0)[:2] > tilt).any():
         raise VolumeError(f"{path}: rotated or sheared axes ({(steps / spacing).round(3).tolist()}); resample it to the patient's axes first")

@@ -33,14 +33,23 @@ log = logging.getLogger(__name__)
 class DatasetError(ValueError):
     "A cache, a case or a text that can't be used for training or evaluation."
 
-# %% ../../nbs/data/05_datasets.ipynb #0fb25a5c
+# %% ../../nbs/data/05_datasets.ipynb #bb7fc2f4
 def _lines(path: Path, made_by: str) -> list[dict]:
     if not path.is_file(): raise DatasetError(f"no {path}; run {made_by} with cache={path.parent} first")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         try: records += [json.loads(line)] if line else []
-        except ValueError as e: raise DatasetError(f"{path}, line {number}: not JSON ({e}); run {made_by} again") from e
+        except (ValueError, RecursionError) as e: raise DatasetError(f"{path}, line {number}: not JSON ({e}); run {made_by} again") from e
+        if records and not isinstance(records[-1], dict): raise DatasetError(f"{path}, line {number}: expected a JSON object, found {type(records[-1]).__name__}; run {made_by} again")
     return records
+
+
+def _check_paths(record: dict, path: Path):
+    "Raise `DatasetError` for a path that leads out of the cache: a manifest may come from someone else."
+    for key in ("volume", "slices", "slice_features"):
+        value = record.get(key)
+        if value is not None and (not isinstance(value, str) or Path(value).is_absolute() or ".." in Path(value).parts or "\0" in value):
+            raise DatasetError(f"{path}: {key} of case {record.get('case')!r} is {str(value)[:100]!r}; expected a path below {path.parent}")
 
 
 def read_manifest(
@@ -50,7 +59,10 @@ def read_manifest(
     "The cases of a split, in the manifest's order. Raises `DatasetError`."
     path = Path(cache) / "manifest.jsonl"
     records = _lines(path, "preprocessing")
+    lacking = [k for k in ("case", "split") if any(k not in r for r in records)]
+    if lacking: raise DatasetError(f"{path}: a line without {' and '.join(lacking)}; run preprocessing again")
     found = [r for r in records if r["split"] == split]
+    for record in found: _check_paths(record, path)
     if not found: raise DatasetError(f"{path}: no case of split {split!r}; there are {', '.join(sorted({r['split'] for r in records})) or 'none'}")
     bare = [r["case"] for r in found if not r.get("slice_features")]
     if bare: raise DatasetError(f"{path}: {len(bare)} cases have no slice features, the first is {bare[0]}; run preprocessing again, or add_slice_features")

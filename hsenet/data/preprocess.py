@@ -4,22 +4,26 @@
 
 # %% auto #0
 __all__ = ['logger', 'PreprocessError', 'save_array', 'save_lines', 'read_lines', 'Failure', 'fingerprint', 'process_case',
-           'cache_settings', 'open_cache', 'check_cases', 'Summary', 'preprocess', 'load_labelled_slices', 'auroc',
-           'train_slice_encoder', 'prepare_slice_encoder', 'add_slice_features', 'save_questions', 'preprocess_corpus']
+           'cache_settings', 'open_cache', 'hold_cache', 'check_cases', 'Summary', 'preprocess', 'load_labelled_slices',
+           'auroc', 'train_slice_encoder', 'prepare_slice_encoder', 'add_slice_features', 'save_questions',
+           'preprocess_corpus']
 
-# %% ../../nbs/data/04_preprocess.ipynb #7c92fe62
+# %% ../../nbs/data/04_preprocess.ipynb #b0f58232
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,7 +38,7 @@ from .corpora import LABELS, read_ct_rate, read_questions, read_templates, tunin
 from .slices import SliceEncoder, axial_slices, fit_slice_encoder, jpeg_round_trip, load_slice_encoder
 from .volumes import VolumeError, encoder_volume, read_ct
 
-# %% ../../nbs/data/04_preprocess.ipynb #40240219
+# %% ../../nbs/data/04_preprocess.ipynb #81a5eeb8
 logger = logging.getLogger(__name__)
 
 
@@ -54,7 +58,8 @@ def _whole(path: Path) -> Iterator[io.BufferedWriter]:
 
 def save_array(path: Path, array: np.ndarray) -> None:
     "Write `.npy`, whole or not at all."
-    with _whole(path) as file: np.save(file, array)
+    np.save(whole := io.BytesIO(), array)  # not to the file: numpy would not say why it can't be written
+    with _whole(path) as file: file.write(whole.getbuffer())
 
 
 def save_lines(path: Path, records: Iterable[dict]) -> Path:
@@ -70,10 +75,11 @@ def read_lines(path: Path) -> list[dict]:
     records = []
     for number, line in enumerate(lines[:-1], start=1):  # after the last newline: nothing, or a torn line
         try: records.append(json.loads(line))
-        except ValueError as e: raise PreprocessError(f"{path}, line {number}: not JSON ({e})") from e
+        except (ValueError, RecursionError) as e: raise PreprocessError(f"{path}, line {number}: not JSON ({e})") from e
+        if not isinstance(records[-1], dict): raise PreprocessError(f"{path}, line {number}: expected a JSON object, found {type(records[-1]).__name__}")
     return records
 
-# %% ../../nbs/data/04_preprocess.ipynb #2e8894d6
+# %% ../../nbs/data/04_preprocess.ipynb #d5a556e2
 @dataclass
 class Failure:
     "A case that couldn't be used."
@@ -83,10 +89,11 @@ class Failure:
 
 
 def fingerprint(path: str) -> list:
-    "Path, size and time of change of a file: if they are the same, so is its content."
-    try: stat = os.stat(path)
-    except OSError: return [str(path), None, None]
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    "Path, size and time of change of a file, or of all below a folder: if they are the same, so is the content."
+    try: stats = [os.stat(Path(base) / name) for base, _, names in os.walk(path) for name in names] if os.path.isdir(path) else [os.stat(path)]
+    except OSError: stats = []
+    if not stats: return [str(path), None, None]
+    return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
 
 
 def process_case(row: dict, volume: VolumeConfig, slices: SliceConfig, cache: Path) -> dict | Failure:
@@ -101,7 +108,7 @@ def process_case(row: dict, volume: VolumeConfig, slices: SliceConfig, cache: Pa
     save_array(cache / "slices" / f"{row['case']}.npy", pictures)
     return {"case": row["case"], "source": source, "hu_source": ct.meta["hu_source"], "shape": list(ct.hu.shape), "spacing": list(ct.spacing)}
 
-# %% ../../nbs/data/04_preprocess.ipynb #22b0ce7b
+# %% ../../nbs/data/04_preprocess.ipynb #05bd2079
 def cache_settings(config: Config) -> dict:
     "The settings that decide what is in a cache."
     tree = config.to_dict()
@@ -115,11 +122,27 @@ def open_cache(cache: str | Path, config: Config) -> Path:
     path = cache / "preprocess.yaml"
     if not path.is_file():
         with _whole(path) as file: file.write(yaml.safe_dump(wanted, sort_keys=False).encode())
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try: found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e: raise PreprocessError(f"{path}: not YAML ({type(e).__name__}); restore it, or choose another folder") from e
+    if not isinstance(found, dict) or not {"seed"} < set(found) or not all(isinstance(found.get(k), dict) for k in ("volume", "slices")):
+        raise PreprocessError(f"{path}: expected the settings volume, slices and seed; restore it, or choose another folder")
     flat = lambda tree: {f"{k}.{j}": v for k in ("volume", "slices") for j, v in tree[k].items()} | {"seed": tree["seed"]}
     changed = [f"{k} is {flat(found).get(k)}, asked for {v}" for k, v in flat(wanted).items() if flat(found).get(k) != v]
     if changed: raise PreprocessError(f"{path}: this cache was made with other settings ({'; '.join(changed)}); choose another folder")
     return cache
+
+# %% ../../nbs/data/04_preprocess.ipynb #8038f0c9
+@contextmanager
+def hold_cache(cache: str | Path) -> Iterator[Path]:
+    "Keep other jobs off a cache meanwhile; leftovers of a killed one are removed. Raises `PreprocessError` if one is at work."
+    cache = Path(cache)
+    if not cache.is_dir(): raise PreprocessError(f"{cache}: no such cache; run preprocessing with cache={cache}")
+    with open(cache / ".lock", "ab") as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e: raise PreprocessError(f"{cache}: another job is at work on this cache; wait for it, or choose another folder") from e
+        for folder in (cache, *(cache / name for name in ("volumes", "slices", "slice_features"))):
+            for part in folder.glob(".*.part"): part.unlink(missing_ok=True)
+        yield cache
 
 # %% ../../nbs/data/04_preprocess.ipynb #15b4e656
 def check_cases(cases: pd.DataFrame) -> None:
@@ -133,7 +156,7 @@ def check_cases(cases: pd.DataFrame) -> None:
     repeats = cases.case[cases.case.duplicated()]
     if len(repeats): raise PreprocessError(f"cases: {repeats.iloc[0]!r} stands in more than one row; keep one")
 
-# %% ../../nbs/data/04_preprocess.ipynb #6d47a05b
+# %% ../../nbs/data/04_preprocess.ipynb #e7b4886a
 def _chunks(rows: list[dict], megabytes: float = 8, most: int = 16) -> list[list[dict]]:
     "Rows in groups of up to `most` files and about `megabytes` of compressed data."
     groups, room = [], 0.0
@@ -150,12 +173,22 @@ def _process_chunk(rows: list[dict], volume: VolumeConfig, slices: SliceConfig, 
     return [process_case(row, volume, slices, cache) for row in rows]
 
 
+def _start_worker():
+    "One thread; Ctrl-C is the parent's to handle; without a parent there is nothing to do."
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
 def _run(chunks: list[list[dict]], workers: int, *args) -> Iterator[list[dict | Failure]]:
     "The results of `_process_chunk` as they come; in this process if `workers` is 0. Raises `PreprocessError`."
     if not workers:
         yield from (_process_chunk(chunk, *args) for chunk in chunks)
         return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         for future in as_completed([pool.submit(_process_chunk, chunk, *args) for chunk in chunks]): yield future.result()
     except BrokenProcessPool as e:
@@ -171,11 +204,11 @@ def _disk_errors(cache: Path) -> Iterator[None]:
     except OSError as e:
         raise PreprocessError(f"{cache}: stopped, nothing is half written ({e}); make room there and start again, it goes on from here") from e
 
-# %% ../../nbs/data/04_preprocess.ipynb #e4c7f5c7
+# %% ../../nbs/data/04_preprocess.ipynb #c326f09a
 def _done(cache: Path) -> dict[str, dict]:
     "The journal's records by case, as far as their arrays are there."
     path = cache / "journal.jsonl"
-    records = {r["case"]: r for r in read_lines(path)} if path.is_file() else {}
+    records = {r["case"]: r for r in read_lines(path) if {"case", "source", "hu_source", "shape", "spacing"} <= set(r)} if path.is_file() else {}
     there = {name: set(os.listdir(cache / name)) for name in ("volumes", "slices")}
     return {c: r for c, r in records.items() if all(f"{c}.npy" in names for names in there.values())}
 
@@ -216,15 +249,16 @@ class Summary:
         return (f"{self.made + self.reused} cases in {self.manifest} ({self.made} made in {self.seconds:.0f} s{rate}, {self.reused} reused), "
                 f"{len(self.failures)} failed" + (f", listed in {self.manifest.with_name('failures.csv')}" if self.failures else "") + first)
 
-# %% ../../nbs/data/04_preprocess.ipynb #a40730ec
+# %% ../../nbs/data/04_preprocess.ipynb #f30a4e7a
 def _make(cache: Path, rows: list[dict], config: Config, workers: int | None, progress: bool) -> tuple[dict[str, dict], list[Failure]]:
     "Do `rows`, noting each case in the journal as soon as it is done: records by case, failures."
     made, failures = {}, []
     chunks = _chunks(rows)
     workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(chunks))
     with open(cache / "journal.jsonl", "a", encoding="utf-8") as journal, \
-            tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not progress) as bar:
-        for results in _run(chunks, workers, config.volume, config.slices, cache):
+            tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not progress) as bar, \
+            closing(_run(chunks, workers, config.volume, config.slices, cache)) as done:
+        for results in done:
             failures += [r for r in results if isinstance(r, Failure)]
             records = [r for r in results if not isinstance(r, Failure)]
             made |= {r["case"]: r for r in records}
@@ -233,6 +267,20 @@ def _make(cache: Path, rows: list[dict], config: Config, workers: int | None, pr
             bar.set_postfix(failed=len(failures), refresh=False)
             bar.update(len(results))
     return made, failures
+
+
+def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, workers: int | None, progress: bool) -> tuple[int, int, list[Failure], Path]:
+    "Do what the journal lacks, then write journal, failures and manifest: cases made, reused, failed; the manifest."
+    rows = [{**row, "source": fingerprint(row["path"])} for row in cases[["case", "path", "slope", "intercept", "spacing"]].to_dict("records")]
+    journal = _done(cache)
+    save_lines(cache / "journal.jsonl", journal.values())
+    todo = [r for r in rows if journal.get(r["case"], {}).get("source") != r["source"]]
+    for r in todo: (cache / "slice_features" / f"{r['case']}.npy").unlink(missing_ok=True)
+    made, failures = _make(cache, todo, config, workers, progress)
+    done = {c: r for c, r in (journal | made).items() if c not in {f.case for f in failures}}
+    save_lines(cache / "journal.jsonl", (done[c] for c in sorted(done)))
+    _write_failures(cache, failures)
+    return len(made), len(rows) - len(todo), failures, _write_manifest(cache, cases, done)
 
 
 def preprocess(
@@ -246,17 +294,10 @@ def preprocess(
     "Volumes and slices of all cases that aren't in the cache yet, then the manifest of all. Raises `PreprocessError`."
     start = time.perf_counter()
     check_cases(cases)
-    cache = open_cache(cache, config)
-    rows = [{**row, "source": fingerprint(row["path"])} for row in cases[["case", "path", "slope", "intercept", "spacing"]].to_dict("records")]
-    journal = _done(cache)
-    save_lines(cache / "journal.jsonl", journal.values())
-    todo = [r for r in rows if journal.get(r["case"], {}).get("source") != r["source"]]
-    for r in todo: (cache / "slice_features" / f"{r['case']}.npy").unlink(missing_ok=True)
-    with _disk_errors(cache): made, failures = _make(cache, todo, config, workers, progress)
-    done = {c: r for c, r in (journal | made).items() if c not in {f.case for f in failures}}
-    save_lines(cache / "journal.jsonl", (done[c] for c in sorted(done)))
-    _write_failures(cache, failures)
-    summary = Summary(_write_manifest(cache, cases, done), len(made), len(rows) - len(todo), failures, time.perf_counter() - start)
+    cache = Path(cache)
+    with _disk_errors(cache), hold_cache(open_cache(cache, config)):
+        made, reused, failures, manifest = _bring_up_to_date(cache, cases, config, workers, progress)
+    summary = Summary(manifest, made, reused, failures, time.perf_counter() - start)
     logger.info("%s", summary)
     if failures and raise_failures: raise PreprocessError(str(summary))
     return summary
@@ -285,7 +326,7 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
     if not len(p) or not len(n): return float("nan")
     return float(((p[:, None] > n).mean() + (p[:, None] >= n).mean()) / 2)
 
-# %% ../../nbs/data/04_preprocess.ipynb #82bed5d9
+# %% ../../nbs/data/04_preprocess.ipynb #d647de2a
 @torch.inference_mode()
 def _score(encoder: SliceEncoder, head: torch.nn.Module, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     "Label logits of `(cases, n, S, S)` slices."
@@ -308,7 +349,7 @@ def train_slice_encoder(
     if len(images): scores = {j: auroc(s, y == 1) for j, (s, y) in enumerate(zip(_score(encoder, head, images).T, labels.T))}
     scores = {LABELS[j]: round(a, 4) for j, a in scores.items() if np.isfinite(a)}
     folder = encoder.save(Path(cache) / "slice_encoder")
-    (folder / "tune_auroc.json").write_text(json.dumps(scores, indent=1))
+    with _whole(folder / "tune_auroc.json") as file: file.write(json.dumps(scores, indent=1).encode())  # last: the mark that all is there
     if scores: logger.info("2D encoder: mean AUROC %.3f over %d labels on %d tuning cases", np.mean(list(scores.values())), len(scores), len(images))
     return encoder
 
@@ -320,7 +361,7 @@ def prepare_slice_encoder(cache: str | Path, config: Config, progress: bool = Tr
     if (folder / "tune_auroc.json").is_file(): return load_slice_encoder(folder)
     return train_slice_encoder(cache, config.slices, config.seed, progress)
 
-# %% ../../nbs/data/04_preprocess.ipynb #726dfa9e
+# %% ../../nbs/data/04_preprocess.ipynb #3e35fb85
 def _weights_hash(encoder: SliceEncoder) -> str:
     "A short name for the weights."
     digest = hashlib.sha256()
@@ -340,6 +381,20 @@ def _encode_batch(encoder: SliceEncoder, stacks: list[np.ndarray]) -> list[np.nd
     return features
 
 
+def _encode_all(cache: Path, encoder: SliceEncoder, records: list[dict], batch: int, jpeg_quality: int, progress: bool):
+    "Write the missing features, in the batches that an undisturbed job makes: the last bits of a result depend on its batch."
+    there = set(os.listdir(cache / "slice_features"))
+    with tqdm(total=len(records), desc="2D features", unit="case", disable=not progress) as bar:
+        for start in range(0, len(records), batch):
+            group = records[start : start + batch]
+            missing = {r["case"] for r in group if f"{r['case']}.npy" not in there}
+            if missing:
+                stacks = [jpeg_round_trip(np.load(cache / r["slices"]), jpeg_quality) for r in group]
+                for r, f in zip(group, _encode_batch(encoder, stacks)):
+                    if r["case"] in missing: save_array(cache / "slice_features" / f"{r['case']}.npy", f)
+            bar.update(len(group))
+
+
 def add_slice_features(
     cache: str | Path,  # with a manifest
     encoder: SliceEncoder,
@@ -349,21 +404,15 @@ def add_slice_features(
     progress: bool = True,
 ) -> Path:
     "Write `slice_features/<case>.npy` where it is missing, and the manifest anew; gives its path. Raises `PreprocessError`."
-    cache = Path(cache)
-    encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    owner, name = cache / "slice_features" / "encoder.txt", f"{_weights_hash(encoder)} jpeg {jpeg_quality}"
-    if owner.is_file() and owner.read_text() != name:
-        raise PreprocessError(f"{owner}: these features are of another 2D encoder ({owner.read_text()}, asked for {name}); choose another cache or delete that folder")
-    owner.write_text(name)
-    records, there = read_lines(cache / "manifest.jsonl"), set(os.listdir(cache / "slice_features"))
-    todo = [r for r in records if f"{r['case']}.npy" not in there]
-    with tqdm(total=len(todo), desc="2D features", unit="case", disable=not progress) as bar:
-        for start in range(0, len(todo), batch):
-            group = todo[start : start + batch]
-            stacks = [jpeg_round_trip(np.load(cache / r["slices"]), jpeg_quality) for r in group]
-            for r, f in zip(group, _encode_batch(encoder, stacks)): save_array(cache / "slice_features" / f"{r['case']}.npy", f)
-            bar.update(len(group))
-    return save_lines(cache / "manifest.jsonl", ({**r, "slice_features": f"slice_features/{r['case']}.npy"} for r in records))
+    with _disk_errors(Path(cache)), hold_cache(cache) as cache:
+        encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        owner, name = cache / "slice_features" / "encoder.txt", f"{_weights_hash(encoder)} jpeg {jpeg_quality}"
+        if owner.is_file() and owner.read_text() != name:
+            raise PreprocessError(f"{owner}: these features are of another 2D encoder ({owner.read_text()}, asked for {name}); choose another cache or delete that folder")
+        with _whole(owner) as file: file.write(name.encode())
+        records = read_lines(cache / "manifest.jsonl")
+        _encode_all(cache, encoder, records, batch, jpeg_quality, progress)
+        return save_lines(cache / "manifest.jsonl", ({**r, "slice_features": f"slice_features/{r['case']}.npy"} for r in records))
 
 # %% ../../nbs/data/04_preprocess.ipynb #531718ac
 def save_questions(cache: str | Path, questions: pd.DataFrame, templates: dict[str, list[str]] | None = None) -> Path:

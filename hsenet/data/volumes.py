@@ -56,7 +56,7 @@ def read_into(file: IO[bytes], room: np.ndarray, path: str | Path) -> int:
         raise VolumeError(f"{path}: truncated or damaged gzip data ({e}); download it again") from e
     return done
 
-# %% ../../nbs/data/02_volumes.ipynb #09248571
+# %% ../../nbs/data/02_volumes.ipynb #ca4961de
 HEADER = 544  # bytes: the longest NIfTI header, and the mark of extensions after it
 
 
@@ -64,6 +64,7 @@ def read_header(file: IO[bytes], path: str | Path) -> tuple[nib.Nifti1Header, by
     "The NIfTI-1 or -2 header at the start of a file, and the bytes that were read for it. Raises `VolumeError`."
     room = np.zeros(HEADER, np.uint8)
     start = room[: read_into(file, room, path)].tobytes()
+    if start[128:132] == b"DICM": raise VolumeError(f"{path}: one slice of a DICOM series; give its folder")
     kind = nib.Nifti2Header if start[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c") else nib.Nifti1Header
     try:
         header = kind.from_fileobj(io.BytesIO(start))
@@ -99,7 +100,7 @@ def _check_end(file: IO[bytes], path: str | Path, most: int = 1 << 24):
     rest = read_into(file, np.empty(most, np.uint8), path)
     if rest == most: raise VolumeError(f"{path}: goes on for more than {most >> 20} MB after its voxels; refused")
 
-# %% ../../nbs/data/02_volumes.ipynb #255462dc
+# %% ../../nbs/data/02_volumes.ipynb #e90dfece
 def has_blank_geometry(header: nib.Nifti1Header) -> bool:
     "True if the header says nothing of place and direction: no affine, or a unit matrix."
     coded = int(header["qform_code"]) or int(header["sform_code"])
@@ -115,7 +116,7 @@ def to_patient_axes(
     "The array with x to the left, y to the back, z to the head, and its spacing `(x, y, z)` in mm. Raises `VolumeError`."
     steps = affine[:3, :3].astype(float)
     spacing = np.linalg.norm(steps, axis=0)
-    if not np.isfinite(affine).all() or not (spacing > 0).all():
+    if not np.isfinite(affine).all() or not (spacing > 0).all() or len(set(np.abs(steps / spacing).argmax(0))) < 3:
         raise VolumeError(f"{path}: expected an affine with three directions, found {affine[:3].round(3).tolist()}")
     if (np.sort(np.abs(steps / spacing), axis=0)[:2] > tilt).any():
         raise VolumeError(f"{path}: rotated or sheared axes ({(steps / spacing).round(3).tolist()}); resample it to the patient's axes first")
@@ -184,23 +185,41 @@ class CT:
         mm = " × ".join(f"{s:g}" for s in self.spacing)
         return f"CT({' × '.join(map(str, self.hu.shape))} voxels of {mm} mm, {self.hu.min():g} to {self.hu.max():g} HU)"
 
-# %% ../../nbs/data/02_volumes.ipynb #a0d608f7
+# %% ../../nbs/data/02_volumes.ipynb #df3cbc2d
 def _spacing(spacing, path: str | Path) -> tuple[float, float, float]:
     "Three positive lengths in mm, or a `VolumeError`."
     try: spacing = tuple(float(s) for s in spacing)
     except (TypeError, ValueError): spacing = ()
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
-        raise VolumeError(f"{path}: its header is blank; expected spacing=(z, x, y) in mm, found {spacing or None}")
+        raise VolumeError(f"{path}: no spacing to go by; expected spacing=(z, x, y) in mm, found {spacing or None}")
     return spacing
 
 
 def read_ct(
-    path: str | Path,  # .nii or .nii.gz
+    path: str | Path,  # .nii or .nii.gz, or the folder of a DICOM series
     slope: float | None = None,  # HU = slope · stored + intercept, from a table; used only where the header is blank
     intercept: float | None = None,
-    spacing: tuple[float, float, float] | None = None,  # mm (z, x, y); used only where the header is blank
+    spacing: tuple[float, float, float] | None = None,  # mm (z, x, y); needed where the header is blank, elsewhere checked against it
+    series: str | None = None,  # of a DICOM folder with several: UID or short name
 ) -> CT:
-    "Read a CT file: HU exactly once, axes `(z, x, y)`. Raises `FileNotFoundError`, `VolumeError`."
+    "Read a CT: HU exactly once, axes `(z, x, y)`. Raises `FileNotFoundError`, `VolumeError`."
+    if Path(path).is_dir():
+        from hsenet.data.dicom import read_series
+        ct = read_series(path, series)
+    else: ct = _read_nifti(path, slope, intercept, spacing)
+    if spacing is not None: _check_spacing(ct.spacing, spacing, path)
+    return ct
+
+
+def _check_spacing(found: tuple[float, ...], told: Sequence[float], path: str | Path, apart: float = 0.02):
+    "Raise `VolumeError` where a table's spacing and the file's differ by more than a share of `apart`."
+    if all(abs(a - b) <= apart * a for a, b in zip(found, _spacing(told, path))): return
+    text = [" × ".join(f"{s:g}" for s in spacing) for spacing in (found, told)]
+    raise VolumeError(f"{path}: its header says voxels of {text[0]} mm (z, x, y), the table {text[1]} mm; mend the table, or leave its spacing out")
+
+
+def _read_nifti(path: str | Path, slope: float | None, intercept: float | None, spacing) -> CT:
+    "`read_ct` for one NIfTI file."
     header, array = load_nifti(path)
     blank, (own_slope, own_intercept) = has_blank_geometry(header), header.get_slope_inter()
     scale, shift, source = choose_rescale((1.0 if own_slope is None else float(own_slope), float(own_intercept or 0)), blank, (slope, intercept), path)

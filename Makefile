@@ -15,7 +15,7 @@ NB ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart controls test docs lab clean-notebooks hooks clean
+.PHONY: help install quickstart controls test bench fuzz docs lab clean-notebooks hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,13 @@ controls: $(READY)  ## after quickstart: the same with a random encoder, and wit
 
 test: $(READY)  ## all that guards the project; ONLY=models/00_vit for a part of it
 	@$(BIN)/python tools/test.py $(ONLY)
+
+bench: $(READY)  ## times and memory of preprocessing beside the usual tools: outputs/bench; minutes, on a quiet machine
+	@$(BIN)/pip install -q --no-deps monai
+	@$(BIN)/python tools/bench.py
+
+fuzz: $(READY)  ## thousands of damaged files: each must end in a result or a clear error
+	@$(BIN)/python tools/fuzz.py
 
 docs: $(READY)  ## the site, offline: outputs/docs/index.html; writes README.md from nbs/index.ipynb
 	@$(BIN)/python tools/docs.py

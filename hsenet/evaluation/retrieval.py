@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MEMORY', 'PROMPTS', 'MetricError', 'Ranks', 'truth_ranks', 'expected_hits', 'recall_at_k', 'duplicate_groups',
-           'first_of_each', 'right_items', 'chance_recall', 'median_rank', 'jaccard', 'nearest', 'label_overlap_at_k',
-           'chance_overlap', 'average_precisions', 'mean_average_precision', 'auroc', 'prompt_pairs',
-           'zero_shot_scores', 'linear_probe', 'resampling_weights', 'bootstrap_interval', 'interval',
+           'first_of_each', 'right_items', 'chance_recall', 'median_rank', 'jaccard', 'nearest', 'label_overlaps',
+           'label_overlap_at_k', 'chance_overlap', 'average_precisions', 'mean_average_precision', 'auroc',
+           'prompt_pairs', 'zero_shot_scores', 'linear_probe', 'resampling_weights', 'bootstrap_interval', 'interval',
            'read_embeddings', 'in_order', 'benchmark_search']
 
 # %% ../../nbs/evaluation/00_retrieval.ipynb #87ab3491
@@ -230,7 +230,12 @@ def _neighbour_overlap(features: Any, labels: np.ndarray, deepest: int, with_que
 
 
 
-# %% ../../nbs/evaluation/00_retrieval.ipynb #dcb2733e
+# %% ../../nbs/evaluation/00_retrieval.ipynb #454dd579
+def label_overlaps(features: Any, labels: Any, k: int, device: str = "cpu") -> np.ndarray:
+    "(N,) mean Jaccard index of each volume's labels with those of its `k` nearest labelled volumes, itself left out: what `label_overlap_at_k` is the mean of."
+    return _neighbour_overlap(features, np.asarray(labels).astype(bool), k, False, device)[:, :k].mean(axis=1)
+
+
 def label_overlap_at_k(
     features: Any,  # (N, P) numpy or torch
     labels: Any,  # (N, L) binary

@@ -11,7 +11,7 @@ __all__ = ['logger', 'KS', 'RETRIEVAL_HEADLINE', 'TEXT_NAMES', 'TASKS', 'WAYS_OF
            'evaluate_retrieval', 'label_names', 'save_metrics', 'evaluate_embeddings', 'answer', 'option_probabilities',
            'predictions_for', 'named_labeler', 'evaluate_mrg', 'nearest_reports', 'finding_names', 'evaluate_vqa']
 
-# %% ../../nbs/evaluation/04_runs.ipynb #88b1f996
+# %% ../../nbs/evaluation/04_runs.ipynb #52bbcaca
 import hashlib
 import json
 import logging
@@ -36,7 +36,7 @@ from .clinical import clinical_metrics, confusion_counts, location_scores, micro
 from .labelers import Labeler, PerReport, load_labeler
 from .report import write_report
 from .retrieval import (PROMPTS, auroc, average_precisions, bootstrap_interval, chance_overlap, chance_recall, duplicate_groups, expected_hits,
-                                         in_order, interval, label_overlap_at_k, linear_probe, prompt_pairs, read_embeddings, resampling_weights, right_items, truth_ranks, zero_shot_scores)
+                                         in_order, interval, label_overlap_at_k, label_overlaps, linear_probe, prompt_pairs, read_embeddings, resampling_weights, right_items, truth_ranks, zero_shot_scores)
 from .statistics import calibration, interval_of, mean_f1, mean_of
 from .text import bleu_counts, bleu_of_counts, text_metrics, text_scores
 from .vqa import (ANATOMY, OFF_LIST, abnormality_metrics, baseline_answers, exact_hit, major_hit, path_credit, presence_metrics,
@@ -177,7 +177,7 @@ class Predictions:
         with self.path.open("a", encoding="utf-8") as f: f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.done |= {row["id"]: row for row in rows}
 
-# %% ../../nbs/evaluation/04_runs.ipynb #ce51c07c
+# %% ../../nbs/evaluation/04_runs.ipynb #69ec1156
 KS = (1, 5, 10, 50, 100)
 RETRIEVAL_HEADLINE = [f"R@{k} {way}" for way in ("volume to report", "report to volume") for k in (10, 50)] + ["label overlap@5", "zero-shot AUROC", "linear probe AUROC"]
 
@@ -215,7 +215,9 @@ def overlap_numbers(
     out = {"mean average precision": number(found[known].mean(), int(known.sum()), interval=bootstrap_interval(found[known], np.asarray(patients)[known]), chance=chance[known].mean())} if known.any() else {}
     for protocol in ("standard", "released"):
         ours, chance = label_overlap_at_k(volumes, labels, ks, protocol), chance_overlap(labels, ks, protocol)
-        for k in ks: out[_named(f"label overlap@{k}", protocol)] = number(ours[k], len(volumes), protocol, chance=chance[k])
+        for k in ks:
+            spread = bootstrap_interval(label_overlaps(volumes, labels, k), patients) if protocol == "standard" else None
+            out[_named(f"label overlap@{k}", protocol)] = number(ours[k], len(volumes), protocol, spread, chance=chance[k])
     return out
 
 

@@ -178,7 +178,7 @@ def _check_labels(check: Check, base: Path, split: str, cases: pd.DataFrame, par
     if table is None: return 0
     if not partial: check.note("labels without volume", path, table.case[~table.case.isin(cases.case)])
     there = [c for c in LABELS if c in table.columns]
-    wrong = ~table[there].isin([0, 1])
+    wrong = ~table[there].apply(pd.to_numeric, errors="coerce").isin([0, 1])
     check.note("label not 0 or 1", path, [f"{case}: {c} = {table[c][i]!r}" for c in there for i, case in table.case[wrong[c]].items()])
     return table.case.isin(cases.case).sum()
 
@@ -334,7 +334,7 @@ def _check_table_labels(check: Check, path: Path, rows: pd.DataFrame, names: pd.
     if not there: return
     check.found["labels"] = f"{len(there)} of {len(LABELS)} columns"
     check.note("missing column", path, [c for c in LABELS if c not in there])
-    check.note("label not 0 or 1", path, [f"{names[i]}: {c} = {v!r}" for c in there for i, v in rows[c][~rows[c].isin([0, 1])].items()])
+    check.note("label not 0 or 1", path, [f"{names[i]}: {c} = {v!r}" for c in there for i, v in rows[c][~pd.to_numeric(rows[c], errors="coerce").isin([0, 1])].items()])
 
 # %% ../../nbs/data/10_check.ipynb #8272984c
 def _check_array(path: str, axes: int, check: Check, kind: str) -> list[str]:

@@ -142,7 +142,7 @@ def choose_rescale(
     if missing:
         raise VolumeError(f"{path}: its header is blank and no {' and no '.join(missing)} is given, so its HU are unknown; "
                           "pass slope=, intercept= and spacing= (slope=1, intercept=0 if it holds HU)")
-    return float(given[0]), float(given[1]), "csv"
+    return float(given[0]), float(given[1]), "stored" if tuple(given) == (1, 0) else "csv"
 
 # %% ../../nbs/data/02_volumes.ipynb #afe16f09
 def check_hu(

@@ -264,7 +264,7 @@ def _place(check: Check, root: Path, names: pd.Series, table: Path, by_name: boo
     check.note("path leads out of the folder", table, refused)
     return pd.Series(out, index=names.index, dtype=object)
 
-
+# %% ../../nbs/data/10_check.ipynb #9ec3a64c
 def _check_patients(check: Check, path: Path, rows: pd.DataFrame, names: pd.Series, use: dict, pattern: str | None) -> pd.Series:
     "The patient of each row; notes unknown ones, and those whose file names another."
     try: found = names.str.extract(f"({pattern})")[0] if pattern else pd.Series(None, index=names.index, dtype=object)
@@ -320,7 +320,7 @@ def _check_table(check: Check, root: Path, path: Path, by_name: bool, columns: d
     _check_table_labels(check, path, rows, names)
     return cases[there]
 
-
+# %% ../../nbs/data/10_check.ipynb #5955e765
 def _give_split(check: Check, path: Path, cases: pd.DataFrame, rows: pd.DataFrame, use: dict, split: str | Path, how: dict) -> pd.DataFrame:
     "`cases` with the split that reading would give; empty where that can't be."
     try: return cases.assign(split=split_names(rows[use["split"]], path)) if "split" in use else assign_split(cases, split, **how)

@@ -47,7 +47,7 @@ def find_columns(table: pd.DataFrame, path: Path, given: dict[str, str] | None =
         raise CorpusError(f"{path}: which column is the {' and which the '.join(missing)}? Found {', '.join(map(str, table.columns))}; say it by columns={{'{missing[0]}': …}}")
     return found
 
-
+# %% ../../nbs/data/08_layouts.ipynb #c687abf4
 def inside(root: Path, name: str, table: Path) -> Path:
     "The path of `name` below `root`. Raises `CorpusError` for one that leads out of it, or can't be one."
     path = root / PurePosixPath(str(name).replace("\\", "/"))
@@ -86,7 +86,7 @@ def assign_split(
         return out
     return _given_split(cases, Path(split))
 
-
+# %% ../../nbs/data/08_layouts.ipynb #70fe1b50
 def _split_table(path: Path) -> pd.Series:
     "Split by case, or by file name without its ending: of a CSV with `split`, and `case` or a path; or of an authors' manifest. Raises `CorpusError`."
     if path.suffix == ".json": table = read_released(path)[0]
@@ -124,7 +124,7 @@ def _patients(rows: pd.DataFrame, names: pd.Series, use: dict[str, str], pattern
     if found.isna().any(): raise CorpusError(f"{path}: the pattern {pattern!r} finds no patient in {names[found.isna()].iloc[0]!r} ({found.isna().sum()} rows)")
     return found
 
-
+# %% ../../nbs/data/08_layouts.ipynb #dbc560a0
 def _labels(rows: pd.DataFrame, path: Path) -> list | None:
     "CT-RATE's 18 labels for each row, if the table has them all. Raises `CorpusError` for others than 0 and 1."
     if not set(LABELS) <= set(rows.columns): return None
@@ -166,7 +166,7 @@ def _with_report(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
     logger.info("%s: %d CTs; %d without a report left out", path, len(cases), silent.sum())
     return _complete(cases[~silent])
 
-
+# %% ../../nbs/data/08_layouts.ipynb #8738f7fa
 def read_folder(
     root: str | Path, # holds the CTs
     table: str | Path, # CSV
@@ -212,7 +212,7 @@ def likeliest(name: str, by_name: dict[str, list[str]]) -> list[str]:
     best = max((_tail(f, said) for f in found), default=0)
     return [f for f in found if _tail(f, said) == best]
 
-
+# %% ../../nbs/data/08_layouts.ipynb #92052a95
 def find_by_name(
     names: pd.Series, # paths of any machine
     files: list[str], # that there are, relative to `root`
@@ -336,7 +336,7 @@ def find_layout(root: str | Path) -> str:
     if (root / "corpus.csv").is_file(): return "folder"
     raise CorpusError(f"{root}: no known corpus; expected {'; '.join(f'{what} ({name})' for name, what in LAYOUTS.items())}; or say table=, a CSV")
 
-
+# %% ../../nbs/data/08_layouts.ipynb #6c91a991
 def read_corpus(
     root: str | Path,
     layout: str = "auto",

@@ -64,9 +64,9 @@ def markdown_row(
 
 # %% ../../nbs/evaluation/07_report.ipynb #f105e283
 STYLE = ("body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}h2{margin-top:2.5rem;border-bottom:2px solid #ddd}h3{margin:1.5rem 0 .3rem}"
-         "table{border-collapse:collapse;font-size:13px}td,th{padding:.25em .7em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}"
+         "table{border-collapse:collapse;font-size:13px}td,th{padding:.25em .7em;text-align:left;border-bottom:1px solid #ddd;vertical-align:top}"
          "th{color:#555;border-bottom:2px solid #aaa}.number{white-space:nowrap}tr.headline td{font-weight:600}td.baselines{color:#555;font-weight:400}"
-         "img{max-width:100%}.case{margin:1rem 0 2rem;border-left:4px solid #ddd;padding-left:.8rem}caption{text-align:left;font-weight:600}pre{overflow-x:auto;background:#f5f5f5;padding:.6em}.note{color:#555}")
+         "img{max-width:100%}.figures{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}.case td{overflow-wrap:anywhere}.case{margin:1rem 0 2rem;border-left:4px solid #ddd;padding-left:.8rem}caption{text-align:left;font-weight:600}pre{overflow-x:auto;background:#f5f5f5;padding:.6em}.note{color:#555}")
 
 
 def _picture(source: Path | plt.Figure) -> str:
@@ -160,7 +160,7 @@ def write_report(
     name, metrics = next(iter(read_run(folder).items()))
     parts = [f"<h1>{html.escape(metrics['task'])}: {html.escape(name)}</h1><p>Model {html.escape(metrics['model'])}, split {html.escape(metrics['split'])}, n = {metrics['n']}. "
              "<i>standard</i> is what the field accepts; <i>released</i> repeats the published code, to compare with the paper's numbers.</p>", "<h2>In short</h2>", _numbers_table(metrics, metrics["headline"])]
-    if figures := sorted((folder / "figures").glob("*.png")): parts += ["<h2>Figures</h2>", *(f"<p>{_picture(f)}</p>" for f in figures)]
+    if figures := sorted((folder / "figures").glob("*.png")): parts += ["<h2>Figures</h2>", "<div class=figures>", *map(_picture, figures), "</div>"]
     parts.append(_details(metrics))
     rows = read_rows(folder / "predictions.jsonl") if (folder / "predictions.jsonl").is_file() else []
     if rows and "prediction" in rows[0]: parts += ["<h2>Cases</h2>", _cases(rows, CLIPDataset(cache, metrics["split"]) if cache else None, cases)]

@@ -141,16 +141,25 @@ def find_wordnet(
     return next((_read_wordnet(str(f)) for f in folders if (Path(f) / "index.noun").is_file()), None)
 
 # %% ../../nbs/evaluation/01_text.ipynb #69d08df4
+@lru_cache(maxsize=100_000)
+def _sentence_words(sentence: str) -> tuple[str, ...]: return tuple(NLTKWordTokenizer().tokenize(sentence))
+
+
+@lru_cache(maxsize=20_000)
 def _words(text: str) -> list[str]:
     "nltk's word tokens; sentences are split at . ! ? so that nltk's sentence model isn't needed."
-    return [w for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) for w in NLTKWordTokenizer().tokenize(sentence)]
+    return [w for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) for w in _sentence_words(sentence)]
 
 
 @lru_cache(maxsize=4)
 def _remembered(wordnet: WordNetCorpusReader) -> tuple[SimpleNamespace, SimpleNamespace]:
-    "Stemmer and synonyms that look each word up once."
-    return (SimpleNamespace(stem=lru_cache(maxsize=100_000)(PorterStemmer().stem)),
-            SimpleNamespace(synsets=lru_cache(maxsize=100_000)(wordnet.synsets)))
+    "Stemmer and synonyms that look each word up once. A word's synsets are given as one, of all its synonyms: METEOR asks for no more."
+    @lru_cache(maxsize=100_000)
+    def synsets(word: str) -> tuple[SimpleNamespace, ...]:
+        names = {lemma.name() for synset in wordnet.synsets(word) for lemma in synset.lemmas() if "_" not in lemma.name()}
+        lemmas = [SimpleNamespace(name=lambda name=name: name) for name in names]
+        return (SimpleNamespace(lemmas=lambda: lemmas),)
+    return SimpleNamespace(stem=lru_cache(maxsize=100_000)(PorterStemmer().stem)), SimpleNamespace(synsets=synsets)
 
 
 @lru_cache(maxsize=20_000)

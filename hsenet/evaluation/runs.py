@@ -9,8 +9,8 @@ __all__ = ['logger', 'KS', 'RETRIEVAL_HEADLINE', 'TEXT_NAMES', 'NOT_ASKED', 'WEI
            'text_numbers', 'text_intervals', 'named_scores', 'clinical_numbers', 'vqa_numbers', 'presence_numbers',
            'size_numbers', 'abnormality_numbers', 'load_model', 'load_inputs', 'embed_volumes', 'embed_texts',
            'evaluate_zero_shot', 'evaluate_retrieval', 'label_names', 'save_metrics', 'evaluate_embeddings', 'answer',
-           'option_probabilities', 'predictions_for', 'named_labeler', 'evaluate_mrg', 'nearest_reports',
-           'finding_names', 'evaluate_vqa']
+           'option_probabilities', 'predictions_for', 'named_labeler', 'nearest_reports', 'finding_names',
+           'evaluate_mrg', 'evaluate_vqa']
 
 # %% ../../nbs/evaluation/04_runs.ipynb #52bbcaca
 import base64
@@ -790,42 +790,15 @@ def named_labeler(name: str) -> Labeler:
     return load_labeler(name, LABELS, {"phantom": PHANTOM_LABELER})
 
 
-def evaluate_mrg(
-    model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
-    cache: str | Path,
-    output: str | Path,
-    split: str = "validation",
-    batch_size: int = 64,
-    max_new_tokens: int = 512,
-    labeler: Labeler | str | None = "phantom",  # reports → findings (see `evaluation.labelers`), or its name; None: no clinical scores
-    prompt: str = REPORT_PROMPT,
-    learned: dict[str, dict] | Sequence[str] = (),  # further text scores, bertscore, ratescore, radgraph, green; with their settings if a dict
-    neighbours: int = 1000,  # training cases among which the most similar one is looked for, whose report is a baseline; 0: none
-) -> dict:
-    "Greedy reports of the held-out cases, their text and clinical scores; gives what `metrics.json` holds."
-    data, output = ReportDataset(cache, split), Path(output)
-    asked = [{"id": r["case"], "record": r, "prompt": prompt, "reference": r["findings"]} for r in one_per_scan(data.records)]
-    rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
-    said, truth, patients = ([row[k] for row in rows] for k in ("prediction", "reference", "patient"))
-    known = one_per_scan(read_manifest(cache, "train"))
-    training, nearest = [r["findings"] for r in known], nearest_reports(model_folder, data, output, [item["record"] for item in asked], known[:neighbours]) if neighbours else None
-    numbers, missing, details = {}, {}, {"labeler": labeler if isinstance(labeler, str) else type(labeler).__name__}
-    labeler = named_labeler(labeler) if isinstance(labeler, str) else labeler
-    if labeler is None: missing["clinical scores"] = "no labeler was given"
-    else:
-        parsed = [labeler(texts) for texts in (said, truth, training)]
-        names = finding_names(parsed[2])
-        _write_rows(output / "findings.jsonl", [item["record"] for item in asked], [{"said": s, "true": t} for s, t in zip(*parsed[:2])])
-        numbers |= clinical_numbers(*parsed, names, patients)
-        if nearest: _add_nearest(numbers, clinical_numbers(labeler(nearest), *parsed[1:], names, patients))
-        details["per_finding"] = finding_scores(presence(parsed[0], names), presence(parsed[1], names), names, stated_scores(parsed[0], names))["per_finding"]
-        shown = {"clinical micro-F1": "micro", "clinical macro-F1": "macro"} | {f"F1: {name}": name for name in names}
-        _save_figure(plot_numbers(numbers, shown, "findings in generated reports", "F1"), output / "figures" / "findings.png")
-    texts, not_computed = text_numbers(said, truth, training, patients, nearest, learned)
-    headline = ["clinical micro-F1", "clinical macro-F1", "location accuracy", "BLEU-4", "BLEU-4 (released)", "ROUGE-L", "METEOR"]
-    numbers |= texts
-    return save_metrics(output, cache, "report generation", model_folder, split, len(rows), numbers, [h for h in headline if h in numbers], missing | not_computed,
-                        prompt=prompt, learned=learned if isinstance(learned, dict) else list(learned), empty=sum(not s for s in said), different=len(set(said)), **details)
+# %% ../../nbs/evaluation/04_runs.ipynb #6fc99123
+def _once_and_again(records: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+    "One reconstruction of each scan, and the others."
+    once = one_per_scan(records)
+    chosen = {r["case"] for r in once}
+    return once, [r for r in records if r["case"] not in chosen]
+
+
+def _released(numbers: dict[str, dict]) -> dict[str, dict]: return {name: x for name, x in numbers.items() if x["protocol"] == "released"}
 
 
 def _add_nearest(numbers: dict[str, dict], theirs: dict[str, dict]):
@@ -842,7 +815,7 @@ def nearest_reports(
     known: Sequence[dict],  # training cases
 ) -> list[str]:
     "For each record the report of the training case whose patch tokens, averaged, are most like its own: what looking alike alone is worth."
-    path, key = output / "nearest.json", run_key(model_folder, data.cache, known=len(known))
+    path, key = output / "nearest.json", run_key(model_folder, data.cache, known=len(known), cases=_digest([{"id": r["case"], "record": r} for r in records]))
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if found.get("key") != key:
         model, _ = load_model(HSENetVLM, model_folder)
@@ -867,6 +840,48 @@ def finding_names(training: Sequence[dict]) -> list[str]:
     stated = {name for report in training for name, finding in report.items() if finding["present"]}
     return [n for n in LABELS if n in stated] + sorted(stated - set(LABELS))
 
+# %% ../../nbs/evaluation/04_runs.ipynb #8ebc4f60
+def evaluate_mrg(
+    model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
+    cache: str | Path,
+    output: str | Path,
+    split: str = "validation",
+    batch_size: int = 64,
+    max_new_tokens: int = 512,
+    labeler: Labeler | str | None = "phantom",  # reports → findings (see `evaluation.labelers`), or its name; None: no clinical scores
+    prompt: str = REPORT_PROMPT,
+    learned: dict[str, dict] | Sequence[str] = (),  # further text scores, bertscore, ratescore, radgraph, green; with their settings if a dict
+    neighbours: int = 1000,  # training cases among which the most similar one is looked for, whose report is a baseline; 0: none
+    every_reconstruction: bool = False,  # for the `released` numbers, as the published evaluation has it; False: one per scan there too
+) -> dict:
+    "Greedy reports of the held-out cases, their text and clinical scores; gives what `metrics.json` holds."
+    data, output = ReportDataset(cache, split), Path(output)
+    asked, others = ([{"id": r["case"], "record": r, "prompt": prompt, "reference": r["findings"]} for r in some] for some in _once_and_again(data.records))
+    rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
+    said, truth, patients = ([row[k] for row in rows] for k in ("prediction", "reference", "patient"))
+    known = one_per_scan(read_manifest(cache, "train"))
+    training, nearest = [r["findings"] for r in known], nearest_reports(model_folder, data, output, [item["record"] for item in asked], known[:neighbours]) if neighbours else None
+    numbers, missing, details = {}, {}, {"labeler": labeler if isinstance(labeler, str) else type(labeler).__name__}
+    labeler = named_labeler(labeler) if isinstance(labeler, str) else labeler
+    if labeler is None: missing["clinical scores"] = "no labeler was given"
+    else:
+        parsed = [labeler(texts) for texts in (said, truth, training)]
+        names = finding_names(parsed[2])
+        _write_rows(output / "findings.jsonl", [item["record"] for item in asked], [{"said": s, "true": t} for s, t in zip(*parsed[:2])])
+        numbers |= clinical_numbers(*parsed, names, patients)
+        if nearest: _add_nearest(numbers, clinical_numbers(labeler(nearest), *parsed[1:], names, patients))
+        details["per_finding"] = finding_scores(presence(parsed[0], names), presence(parsed[1], names), names, stated_scores(parsed[0], names))["per_finding"]
+        shown = {"clinical micro-F1": "micro", "clinical macro-F1": "macro"} | {f"F1: {name}": name for name in names}
+        _save_figure(plot_numbers(numbers, shown, "findings in generated reports", "F1"), output / "figures" / "findings.png")
+    texts, not_computed = text_numbers(said, truth, training, patients, nearest, learned)
+    if every_reconstruction and others:
+        again = rows + predictions_for(model_folder, data, output / "other_reconstructions", others, batch_size, max_new_tokens)
+        texts |= _released(text_numbers(*([row[k] for row in again] for k in ("prediction", "reference")), training, [row["patient"] for row in again], learned=learned)[0])
+    headline = ["clinical micro-F1", "clinical macro-F1", "location accuracy", "BLEU-4", "BLEU-4 (released)", "ROUGE-L", "METEOR"]
+    numbers |= texts
+    return save_metrics(output, cache, "report generation", model_folder, split, len(rows), numbers, [h for h in headline if h in numbers], missing | not_computed,
+                        prompt=prompt, learned=learned if isinstance(learned, dict) else list(learned), empty=sum(not s for s in said), different=len(set(said)), **details)
+
 # %% ../../nbs/evaluation/04_runs.ipynb #d405f8ec
 def evaluate_vqa(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
@@ -878,24 +893,31 @@ def evaluate_vqa(
     task: str = "location",  # or presence, size, abnormality
     template_questions: int = 100,  # asked in every template, for the spread; 0: none
     learned: dict[str, dict] | Sequence[str] = (),  # further text scores, as for `evaluate_mrg`
+    every_reconstruction: bool = False,  # for the `released` numbers; False: one per scan there too
 ) -> dict:
     "Greedy answers to questions about the held-out cases, and their scores; gives what `metrics.json` holds. Raises `EvaluationError`."
     if task not in TASKS: raise EvaluationError(f"task: expected {', '.join(TASKS)}, found {task!r}")
     data, output = QuestionDataset(cache, split, (task,)), Path(output)
-    training, chosen = QuestionDataset(cache, "train", (task,)).questions, {r["case"] for r in one_per_scan(data.records)}
-    asked = [{"id": q["question_id"], "record": q["record"], "prompt": data.prompt_of(q), "abnormality": q["abnormality"], "answer": q["answer"]}
-             for q in data.questions if q["case"] in chosen]
+    training, cases = QuestionDataset(cache, "train", (task,)).questions, [{r["case"] for r in some} for some in _once_and_again(data.records)]
+    asked, others = ([{"id": q["question_id"], "record": q["record"], "prompt": data.prompt_of(q), "abnormality": q["abnormality"], "answer": q["answer"]}
+                      for q in data.questions if q["case"] in some] for some in cases)
     rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
     if task == "presence": rows = _with_probabilities(model_folder, data, output, asked, rows)
     (score, headline), figures = TASKS[task], output / "figures"
     numbers, details = score(rows, training)
     if template_questions: details["templates"] = _template_spread(model_folder, data, output / "templates", task, asked[:template_questions], batch_size, max_new_tokens)
-    texts, missing = text_numbers([r["prediction"] for r in rows], [r["answer"] for r in rows], [q["answer"] for q in training], [r["patient"] for r in rows], learned=learned)
+    words = lambda some: text_numbers([r["prediction"] for r in some], [r["answer"] for r in some], [q["answer"] for q in training], [r["patient"] for r in some], learned=learned)
+    texts, missing = words(rows)
+    if every_reconstruction and others:
+        again = rows + predictions_for(model_folder, data, output / "other_reconstructions", others, batch_size, max_new_tokens)
+        texts |= _released(words(again)[0])
+        if task == "location": numbers |= _released(score(again, training)[0])
     if task == "location": _save_figure(plot_confusion(details["standard"]["confusion"], ANATOMY, [*ANATOMY, OFF_LIST], "major class"), figures / "confusion.png")
     name = "visual question answering" + (f", {task}" if task != "location" else "")
     return save_metrics(output, cache, name, model_folder, split, len(rows), numbers | {k: v for k, v in texts.items() if k not in numbers}, headline, missing, template=data.templates[task][0], learned=learned if isinstance(learned, dict) else list(learned), details=details)
 
 
+# %% ../../nbs/evaluation/04_runs.ipynb #d349b1c5
 def _with_probabilities(model_folder: str | Path, data: CLIPDataset, output: Path, asked: Sequence[dict], rows: Sequence[dict]) -> list[dict]:
     "Rows with `p_yes`; probabilities.json spares the second time."
     path, key = output / "probabilities.json", run_key(model_folder, data.cache, asked=_digest(asked))

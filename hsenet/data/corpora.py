@@ -43,7 +43,7 @@ def read_table(
     "A CSV file with at least `columns`. Raises `FileNotFoundError`, `CorpusError`."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no table at {path}; expected a CSV file with the columns {', '.join(columns)}")
-    try: table = pd.read_csv(path)
+    try: table = pd.read_csv(path, compression=None)  # never unpacked: a small file could become a large one
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise CorpusError(f"{path}: not a CSV file ({e})") from e
     missing = [c for c in columns if c not in table.columns]
     if missing: raise CorpusError(f"{path}: expected the columns {', '.join(missing)}; found {', '.join(map(str, table.columns))}")
@@ -153,9 +153,10 @@ def read_variants(path: Path) -> pd.Series:
 def read_labels(path: Path) -> pd.Series:
     "The 18 labels by case (list of 0 and 1), in the order of `LABELS`. Raises `CorpusError`."
     table = read_table(path, ["VolumeName", *LABELS], unique="VolumeName")
-    wrong = ~table[LABELS].isin([0, 1]).all(axis=1)
+    numbers = table[LABELS].apply(pd.to_numeric, errors="coerce")  # one word makes text of a whole column
+    wrong = ~numbers.isin([0, 1]).all(axis=1)
     if wrong.any(): raise CorpusError(f"{path}: expected labels 0 or 1, found others for {table.VolumeName[wrong].iloc[0]} ({wrong.sum()} such rows)")
-    return pd.Series(table[LABELS].astype(int).values.tolist(), index=_case(table.VolumeName), dtype=object)
+    return pd.Series(numbers.astype(int).values.tolist(), index=_case(table.VolumeName), dtype=object)
 
 
 def read_no_chest(path: Path) -> set[str]:

@@ -62,7 +62,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
 
 def split_names(names: pd.Series, path: Path) -> pd.Series:
     "Splits by our names: train, tune, validation. Raises `CorpusError` for any that isn't in `SPLIT_NAMES`."
-    said = names.astype(str).str.strip().str.lower()
+    said = names.astype(object).where(names.notna(), "nothing").astype(str).str.strip().str.lower()
     if wrong := sorted(set(said) - SPLIT_NAMES.keys()): raise CorpusError(f"{path}: expected the splits train, tune and validation, found {', '.join(wrong)[:200]}")
     return said.map(SPLIT_NAMES)
 
@@ -114,9 +114,10 @@ def _patients(rows: pd.DataFrame, names: pd.Series, use: dict[str, str], pattern
 def _labels(rows: pd.DataFrame, path: Path) -> list | None:
     "CT-RATE's 18 labels for each row, if the table has them all. Raises `CorpusError` for others than 0 and 1."
     if not set(LABELS) <= set(rows.columns): return None
-    wrong = ~rows[LABELS].isin([0, 1]).all(axis=1)
+    numbers = rows[LABELS].apply(pd.to_numeric, errors="coerce")
+    wrong = ~numbers.isin([0, 1]).all(axis=1)
     if wrong.any(): raise CorpusError(f"{path}: expected labels 0 or 1, found others in {wrong.sum()} rows, the first is row {wrong.to_numpy().argmax() + 1}")
-    return rows[LABELS].astype(int).values.tolist()
+    return numbers.astype(int).values.tolist()
 
 
 def _complete(cases: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +136,7 @@ def _read_rows(path: Path, columns: dict[str, str] | None, place, patient: str |
     places, text = place(names), lambda use_: rows[use[use_]].map(clean_text) if use_ in use else ""
     cases = pd.DataFrame({"case": [case_name(p) for p in places["name"]], "path": places["path"].tolist(), "findings": text("findings"), "impressions": text("impressions")}, index=rows.index)
     cases["patient"] = _patients(rows, names, use, patient, path)
-    cases["scan"] = cases.patient + "_" + rows[use["scan"]].astype(str) if "scan" in use else cases.case
+    cases["scan"] = (cases.patient + "_" + rows[use["scan"]].astype(str)).where(rows[use["scan"]].notna(), cases.case) if "scan" in use else cases.case
     if "series" in use:
         cases["series"] = rows[use["series"]].astype(object).where(rows[use["series"]].notna(), None)
         cases["case"] = [case if s is None else f"{case}_{short_name(s)}" for case, s in zip(cases.case, cases.series)]

@@ -18,13 +18,15 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +51,7 @@ class PreprocessError(ValueError):
 @contextmanager
 def _whole(path: Path) -> Iterator[io.BufferedWriter]:
     "A file to write to, which gets its name only when all is written."
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file: yield file
         os.replace(part, path)
@@ -132,17 +134,23 @@ def open_cache(cache: str | Path, config: Config) -> Path:
     return cache
 
 # %% ../../nbs/data/04_preprocess.ipynb #8038f0c9
+def _clear(cache: Path):
+    "Remove files under temporary names: what killed processes left."
+    for folder in (cache, *(cache / name for name in ("volumes", "slices", "slice_features"))):
+        for part in folder.glob(".*.part"): part.unlink(missing_ok=True)
+
+
 @contextmanager
 def hold_cache(cache: str | Path) -> Iterator[Path]:
-    "Keep other jobs off a cache meanwhile; leftovers of a killed one are removed. Raises `PreprocessError` if one is at work."
+    "Keep other jobs off a cache meanwhile; leftovers of killed processes are removed. Raises `PreprocessError` if one is at work."
     cache = Path(cache)
     if not cache.is_dir(): raise PreprocessError(f"{cache}: no such cache; run preprocessing with cache={cache}")
     with open(cache / ".lock", "ab") as lock:
         try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e: raise PreprocessError(f"{cache}: another job is at work on this cache; wait for it, or choose another folder") from e
-        for folder in (cache, *(cache / name for name in ("volumes", "slices", "slice_features"))):
-            for part in folder.glob(".*.part"): part.unlink(missing_ok=True)
-        yield cache
+        _clear(cache)
+        try: yield cache
+        finally: _clear(cache)
 
 # %% ../../nbs/data/04_preprocess.ipynb #15b4e656
 def check_cases(cases: pd.DataFrame) -> None:
@@ -183,8 +191,9 @@ def _start_worker():
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _run(chunks: list[list[dict]], workers: int, *args) -> Iterator[list[dict | Failure]]:
+def _run_here(chunks: list[list[dict]], *args, workers: int | None = None) -> Iterator[list[dict | Failure]]:
     "The results of `_process_chunk` as they come; in this process if `workers` is 0. Raises `PreprocessError`."
+    workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(chunks))
     if not workers:
         yield from (_process_chunk(chunk, *args) for chunk in chunks)
         return
@@ -203,6 +212,62 @@ def _disk_errors(cache: Path) -> Iterator[None]:
     try: yield
     except OSError as e:
         raise PreprocessError(f"{cache}: stopped, nothing is half written ({e}); make room there and start again, it goes on from here") from e
+
+# %% ../../nbs/data/04_preprocess.ipynb #c04e9b42
+def _connect(scheduler: str):
+    "A client of the Dask scheduler at an address or in a scheduler file. Raises `PreprocessError`."
+    try: from dask.distributed import Client
+    except ImportError as e: raise PreprocessError("to work on a cluster, expected dask.distributed, found none; pip install 'hsenet[cluster]'") from e
+    place = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}
+    try: return Client(**place, timeout=20, set_as_default=False)
+    except (OSError, ValueError, TypeError, KeyError) as e:  # a timeout is an OSError
+        raise PreprocessError(f"scheduler {scheduler}: no Dask scheduler answers there ({type(e).__name__}); start one with `dask scheduler`, and give its address or its --scheduler-file") from e
+
+
+def _sees(cache: str) -> bool:
+    "Asked of a worker: is the cache there?"
+    return os.path.isfile(os.path.join(cache, "preprocess.yaml"))
+
+
+def _check_workers(client, cache: Path):
+    "Raise `PreprocessError` unless the workers that are there see the cache; wait for the first one."
+    if not client.scheduler_info()["workers"]: logger.info("waiting for workers to join the cluster")
+    client.wait_for_workers(1)
+    try: blind = [worker for worker, sees in client.run(_sees, str(cache)).items() if not sees]
+    except ImportError as e: raise PreprocessError(f"a worker of the cluster can't import hsenet ({e}); install the same version there") from e
+    if blind: raise PreprocessError(f"{cache}: {len(blind)} workers don't see this folder, the first is {blind[0]}; expected a file system that all share")
+
+# %% ../../nbs/data/04_preprocess.ipynb #ac024d52
+def _process_elsewhere(rows: list[dict], *args) -> list[dict | Failure]:
+    "`_process_chunk` on a worker of a cluster: one thread for each that Dask runs there."
+    torch.set_num_threads(1)
+    return _process_chunk(rows, *args)
+
+
+def _outcome(future, rows: list[dict]) -> list[dict | Failure]:
+    "The results of a finished future; `Failure`s where it took down its workers. Raises `PreprocessError` where the cluster was lost."
+    from dask.distributed import CancelledError, KilledWorker
+    from distributed.comm import CommClosedError
+    try: return future.result()
+    except KilledWorker: return [Failure(row["case"], row["path"], "took down every worker that tried it, perhaps for want of memory") for row in rows]
+    except (CancelledError, CommClosedError) as e: raise PreprocessError("the scheduler was lost, or gave up the work; start again (it goes on from here)") from e
+
+
+def _run_on_cluster(chunks: list[list[dict]], *args, scheduler: str) -> Iterator[list[dict | Failure]]:
+    "`_run_here` on the workers of a Dask cluster. Raises `PreprocessError`."
+    if not chunks: return
+    with _connect(scheduler) as client:
+        from dask.distributed import as_completed
+        _check_workers(client, args[-1])
+        submit = lambda rows: client.submit(_process_elsewhere, rows, *args, pure=False)
+        rows_of, suspects = {submit(rows): rows for rows in chunks}, []
+        for future in as_completed(rows_of, loop=client.loop):
+            rows = rows_of.pop(future)
+            results = _outcome(future, rows)
+            if future.status == "error": suspects += rows
+            else: yield results
+        for row in suspects:  # one at a time: only then is it known which of them it is
+            for future in as_completed([submit([row])], loop=client.loop): yield _outcome(future, [row])
 
 # %% ../../nbs/data/04_preprocess.ipynb #c326f09a
 def _done(cache: Path) -> dict[str, dict]:
@@ -250,14 +315,12 @@ class Summary:
                 f"{len(self.failures)} failed" + (f", listed in {self.manifest.with_name('failures.csv')}" if self.failures else "") + first)
 
 # %% ../../nbs/data/04_preprocess.ipynb #f30a4e7a
-def _make(cache: Path, rows: list[dict], config: Config, workers: int | None, progress: bool) -> tuple[dict[str, dict], list[Failure]]:
+def _make(cache: Path, rows: list[dict], config: Config, run: Callable, progress: bool) -> tuple[dict[str, dict], list[Failure]]:
     "Do `rows`, noting each case in the journal as soon as it is done: records by case, failures."
     made, failures = {}, []
-    chunks = _chunks(rows)
-    workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(chunks))
     with open(cache / "journal.jsonl", "a", encoding="utf-8") as journal, \
             tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not progress) as bar, \
-            closing(_run(chunks, workers, config.volume, config.slices, cache)) as done:
+            closing(run(_chunks(rows), config.volume, config.slices, cache)) as done:
         for results in done:
             failures += [r for r in results if isinstance(r, Failure)]
             records = [r for r in results if not isinstance(r, Failure)]
@@ -269,14 +332,15 @@ def _make(cache: Path, rows: list[dict], config: Config, workers: int | None, pr
     return made, failures
 
 
-def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, workers: int | None, progress: bool) -> tuple[int, int, list[Failure], Path]:
+def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, run: Callable, progress: bool) -> tuple[int, int, list[Failure], Path]:
     "Do what the journal lacks, then write journal, failures and manifest: cases made, reused, failed; the manifest."
-    rows = [{**row, "source": fingerprint(row["path"])} for row in cases[["case", "path", "slope", "intercept", "spacing"]].to_dict("records")]
+    rows = cases[["case", "path", "slope", "intercept", "spacing"]].assign(path=cases.path.map(os.path.abspath)).to_dict("records")
+    rows = [{**row, "source": fingerprint(row["path"])} for row in rows]
     journal = _done(cache)
     save_lines(cache / "journal.jsonl", journal.values())
     todo = [r for r in rows if journal.get(r["case"], {}).get("source") != r["source"]]
     for r in todo: (cache / "slice_features" / f"{r['case']}.npy").unlink(missing_ok=True)
-    made, failures = _make(cache, todo, config, workers, progress)
+    made, failures = _make(cache, todo, config, run, progress)
     done = {c: r for c, r in (journal | made).items() if c not in {f.case for f in failures}}
     save_lines(cache / "journal.jsonl", (done[c] for c in sorted(done)))
     _write_failures(cache, failures)
@@ -290,13 +354,15 @@ def preprocess(
     workers: int | None = None,  # processes; None: one per core; 0: this process
     progress: bool = True,
     raise_failures: bool = True,  # False: failures are only listed
+    scheduler: str | None = None,  # of a Dask cluster that does the work: its address or file; None: this machine
 ) -> Summary:
     "Volumes and slices of all cases that aren't in the cache yet, then the manifest of all. Raises `PreprocessError`."
     start = time.perf_counter()
     check_cases(cases)
-    cache = Path(cache)
+    cache = Path(cache).absolute()
+    run = partial(_run_on_cluster, scheduler=scheduler) if scheduler else partial(_run_here, workers=workers)
     with _disk_errors(cache), hold_cache(open_cache(cache, config)):
-        made, reused, failures, manifest = _bring_up_to_date(cache, cases, config, workers, progress)
+        made, reused, failures, manifest = _bring_up_to_date(cache, cases, config, run, progress)
     summary = Summary(manifest, made, reused, failures, time.perf_counter() - start)
     logger.info("%s", summary)
     if failures and raise_failures: raise PreprocessError(str(summary))
@@ -434,11 +500,12 @@ def preprocess_corpus(
     workers: int | None = None,
     progress: bool = True,
     raise_failures: bool = True,
+    scheduler: str | None = None,  # of a Dask cluster, see `preprocess`
 ) -> Summary:
     "Table, volumes, slices, 2D features and questions of a CT-RATE corpus. Raises `CorpusError`, `PreprocessError`."
     cases = read_ct_rate(root, release)
     if (cases.split == "train").any(): cases = tuning_split(cases, tune_share, config.seed)
-    summary = preprocess(cases, config, cache, workers, progress, raise_failures=False)
+    summary = preprocess(cases, config, cache, workers, progress, raise_failures=False, scheduler=scheduler)
     questions = [read_questions(root, split) for split in ("train", "validation")]
     save_questions(cache, pd.concat(questions, ignore_index=True), read_templates(root))
     add_slice_features(cache, prepare_slice_encoder(cache, config, progress), jpeg_quality=config.slices.jpeg_quality, progress=progress)

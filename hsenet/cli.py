@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Preset', 'Seed', 'Set', 'Cache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
-           'Split', 'Column', 'Below', 'Questions', 'train', 'Stage1', 'Stage2', 'Control', 'evaluate', 'Trained',
-           'CTFile', 'Series', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From', 'main', 'config',
-           'phantoms', 'preprocess', 'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa', 'evaluate_retrieval',
-           'evaluate_zero_shot', 'evaluate_mrg', 'evaluate_vqa', 'compare', 'report', 'ask', 'convert', 'bundle']
+           'Split', 'Column', 'Below', 'Questions', 'corpus', 'train', 'Stage1', 'Stage2', 'Control', 'evaluate',
+           'Trained', 'CTFile', 'Series', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From', 'main',
+           'config', 'phantoms', 'preprocess', 'corpus_check', 'corpus_unpack', 'train_stage1', 'train_stage2',
+           'train_mrg', 'train_vqa', 'evaluate_retrieval', 'evaluate_zero_shot', 'evaluate_mrg', 'evaluate_vqa',
+           'compare', 'report', 'ask', 'convert', 'bundle']
 
 # %% ../nbs/07_cli.ipynb #fa84faf0
 import logging
@@ -80,10 +81,18 @@ Workers = Annotated[int, Option(help="Worker processes.")]
 
 
 @app.command()
-def phantoms(output: Output, preset: Preset = "tiny", seed: Seed = 42, settings: Set = None, release: Annotated[str, Option(help="first or fixed, as CT-RATE's releases.")] = "first", workers: Workers = 2):
-    "Write a corpus of synthetic chest CTs in the layout of CT-RATE."
+def phantoms(
+    output: Output, preset: Preset = "tiny", seed: Seed = 42, settings: Set = None,
+    layout: Annotated[str, Option(help="ct_rate, radgenome, bimcv, bimcv_original (archives), released, folder or dicom.")] = "ct_rate",
+    release: Annotated[str, Option(help="Of the layout ct_rate: first or fixed.")] = "first", workers: Workers = 2,
+):
+    "Write a corpus of synthetic chest CTs in the layout of CT-RATE, or of any other corpus that preprocess reads."
+    from hsenet.data.examples import write_example
     from hsenet.data.phantom import write_corpus
-    typer.echo(_call(lambda: write_corpus(output, _config(preset, seed, settings).phantom, seed=seed, release=release, workers=workers)))
+    def write():
+        phantom = _config(preset, seed, settings).phantom
+        return write_corpus(output, phantom, seed=seed, release=release, workers=workers) if layout == "ct_rate" else write_example(output, layout, phantom, seed, workers)
+    typer.echo(_call(write))
 
 # %% ../nbs/07_cli.ipynb #5c328de0
 Corpus = Annotated[Path, Argument(help="A corpus: CT-RATE, RadGenome-ChestCT, BIMCV-R, a folder of NIfTI files or DICOM folders with a CSV, or an authors' manifest (.json).")]
@@ -111,6 +120,31 @@ def preprocess(corpus: Corpus, cache: Annotated[Path, Argument(help="Cache to wr
     "Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what is done already is kept."
     from hsenet.data.preprocess import preprocess_corpus
     typer.echo(_call(lambda: preprocess_corpus(corpus, _config(preset, seed, settings), cache, release, layout, questions, workers=workers, **_said(table, patient, split, column, below))))
+
+# %% ../nbs/07_cli.ipynb #8e56fbd8
+corpus = typer.Typer(help="Look at a corpus, unpack its archives.", no_args_is_help=True)
+app.add_typer(corpus, name="corpus")
+
+
+@corpus.command("check")
+def corpus_check(
+    root: Corpus, layout: Layout = "auto", release: Release = "auto", table: Table = None, patient: Patient = None, split: Split = None, column: Column = None, below: Below = None,
+    partial: Annotated[bool, Option("--partial", help="The copy holds a part of the corpus: rows without a volume are no inconsistency.")] = False,
+    sample: Annotated[int, Option(help="Volumes that are read to the end.")] = 20,
+    seed: Seed = 42,
+):
+    "What a corpus holds, and every inconsistency with counts and examples; exit status 1 if there is any."
+    from hsenet.data.check import check_corpus
+    checked = _call(lambda: check_corpus(root, layout, release, partial=partial, sample=sample, seed=seed, **_said(table, patient, split, column, below)))
+    typer.echo(checked)
+    if not checked.ok: raise typer.Exit(1)
+
+
+@corpus.command("unpack")
+def corpus_unpack(archives: Annotated[list[Path], Argument(help="Archives (.zip).")], folder: Annotated[Path, Argument(help="Each is unpacked to a folder of its name below this one.")]):
+    "Unpack archives, each whole or not at all; those that are unpacked already are left alone."
+    from hsenet.data.archives import unpack_all
+    typer.echo("\n".join(map(str, _call(unpack_all, archives, folder))))
 
 # %% ../nbs/07_cli.ipynb #7d94054b
 train = typer.Typer(help="Train a stage.", no_args_is_help=True)

@@ -153,9 +153,10 @@ def read_variants(path: Path) -> pd.Series:
 def read_labels(path: Path) -> pd.Series:
     "The 18 labels by case (list of 0 and 1), in the order of `LABELS`. Raises `CorpusError`."
     table = read_table(path, ["VolumeName", *LABELS], unique="VolumeName")
-    wrong = ~table[LABELS].isin([0, 1]).all(axis=1)
+    numbers = table[LABELS].apply(pd.to_numeric, errors="coerce")  # one word makes text of a whole column
+    wrong = ~numbers.isin([0, 1]).all(axis=1)
     if wrong.any(): raise CorpusError(f"{path}: expected labels 0 or 1, found others for {table.VolumeName[wrong].iloc[0]} ({wrong.sum()} such rows)")
-    return pd.Series(table[LABELS].astype(int).values.tolist(), index=_case(table.VolumeName), dtype=object)
+    return pd.Series(numbers.astype(int).values.tolist(), index=_case(table.VolumeName), dtype=object)
 
 
 def read_no_chest(path: Path) -> set[str]:

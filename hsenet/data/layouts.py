@@ -114,9 +114,10 @@ def _patients(rows: pd.DataFrame, names: pd.Series, use: dict[str, str], pattern
 def _labels(rows: pd.DataFrame, path: Path) -> list | None:
     "CT-RATE's 18 labels for each row, if the table has them all. Raises `CorpusError` for others than 0 and 1."
     if not set(LABELS) <= set(rows.columns): return None
-    wrong = ~rows[LABELS].isin([0, 1]).all(axis=1)
+    numbers = rows[LABELS].apply(pd.to_numeric, errors="coerce")
+    wrong = ~numbers.isin([0, 1]).all(axis=1)
     if wrong.any(): raise CorpusError(f"{path}: expected labels 0 or 1, found others in {wrong.sum()} rows, the first is row {wrong.to_numpy().argmax() + 1}")
-    return rows[LABELS].astype(int).values.tolist()
+    return numbers.astype(int).values.tolist()
 
 
 def _complete(cases: pd.DataFrame) -> pd.DataFrame:

@@ -220,7 +220,7 @@ def _connect(scheduler: str):
     try: from dask.distributed import Client
     except ImportError as e: raise PreprocessError("to work on a cluster, expected dask.distributed, found none; pip install 'hsenet[cluster]'") from e
     place = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}
-    try: return Client(**place, timeout=20, set_as_default=False)
+    try: return Client(**place, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError) as e:  # a timeout is an OSError
         raise PreprocessError(f"scheduler {scheduler}: no Dask scheduler answers there ({type(e).__name__}); start one with `dask scheduler`, and give its address or its --scheduler-file") from e
 
@@ -365,7 +365,6 @@ def preprocess(
     with disk_errors(cache), hold_cache(open_cache(cache, config)):
         made, reused, failures, manifest = _bring_up_to_date(cache, cases, config, run, progress)
     summary = Summary(manifest, made, reused, failures, time.perf_counter() - start)
-    logger.info("%s", summary)
     if failures and raise_failures: raise PreprocessError(str(summary))
     return summary
 

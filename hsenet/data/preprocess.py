@@ -38,8 +38,9 @@ from tqdm.auto import tqdm
 from ..config import Config, SliceConfig, VolumeConfig
 from .corpora import LABELS, tuning_split
 from .layouts import read_corpus, read_corpus_questions
-from .slices import SliceEncoder, axial_slices, fit_slice_encoder, jpeg_round_trip, load_slice_encoder
-from .volumes import VolumeError, encoder_volume, read_ct
+from .planes import encode_ct
+from .slices import SliceEncoder, fit_slice_encoder, jpeg_round_trip, load_slice_encoder
+from .volumes import VolumeError
 
 # %% ../../nbs/data/04_preprocess.ipynb #81a5eeb8
 logger = logging.getLogger(__name__)
@@ -103,11 +104,9 @@ def process_case(row: dict, volume: VolumeConfig, slices: SliceConfig, cache: Pa
     "Write `volumes/<case>.npy` and `slices/<case>.npy`; gives the journal's record, or why the file can't be used."
     source = fingerprint(row["path"])
     try:
-        ct = read_ct(row["path"], row["slope"], row["intercept"], row["spacing"], row.get("series"))
-        array = encoder_volume(ct, volume.size, volume.spacing, volume.window).astype(np.float16)
-        pictures = axial_slices(ct, slices.n, volume.spacing, slices.window)
+        array, pictures, ct = encode_ct(row["path"], row["slope"], row["intercept"], row["spacing"], row.get("series"), volume, slices)
     except (VolumeError, OSError, MemoryError) as e: return Failure(row["case"], row["path"], f"{e or type(e).__name__}")
-    save_array(cache / "volumes" / f"{row['case']}.npy", array)
+    save_array(cache / "volumes" / f"{row['case']}.npy", array.astype(np.float16))
     save_array(cache / "slices" / f"{row['case']}.npy", pictures)
     return {"case": row["case"], "source": source, "hu_source": ct.meta["hu_source"], "shape": list(ct.hu.shape), "spacing": list(ct.spacing)}
 

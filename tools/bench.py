@@ -60,10 +60,11 @@ def zlib_only(path: Path, spacing) -> int:
 
 
 def ours(path: Path, spacing, jpeg: bool = False):
-    from hsenet.data.slices import axial_slices, jpeg_round_trip
-    from hsenet.data.volumes import encoder_volume, read_ct
-    ct = read_ct(path, 1, -1024, spacing)
-    volume, slices = encoder_volume(ct), axial_slices(ct)
+    from hsenet.config import preset
+    from hsenet.data.planes import encode_ct
+    from hsenet.data.slices import jpeg_round_trip
+    paper = preset("paper")
+    volume, slices, _ = encode_ct(path, 1, -1024, spacing, None, paper.volume, paper.slices)
     return volume, jpeg_round_trip(slices) if jpeg else slices
 
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BertConfig, Phi3Config, PreTrainedModel
+from transformers import BertConfig, Phi3Config, PreTrainedModel, initialization as init
 from transformers.configuration_utils import PretrainedConfig
 
 from ..config import LanguageConfig
@@ -206,7 +206,8 @@ def from_released(
     "A model of ours with released weights. Raises `CheckpointError` that lists all tensors that don't fit."
     if kind not in BUILDERS: raise ValueError(f"unknown kind {kind!r}: there are {', '.join(BUILDERS)}")
     weights = {name: x if isinstance(x, Tensor) else torch.tensor(x) for name, x in state_dict.items()}
-    model = _build(kind, weights, config)
+    with init.no_init_weights(): model = _build(kind, weights, config)  # all weights are replaced below
+    model.tie_weights()
     if kind == "vlm" and getattr(model.config.language_config, "tie_word_embeddings", False) and "model.embed_tokens.weight" in weights:
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])  # one tensor of two names, of which a file may have one
     parts = {prefix: (part, released_names(part)) for prefix, part in _with_teacher(model).items()}
@@ -432,7 +433,7 @@ def _on_base(adapters: Weights, base, stage1, stage2, lora_alpha: int = 32, kern
     if clip1.config.guided or not clip2.config.guided: raise CheckpointError("stage1 must be a plain CLIP and stage2 a guided one; are they swapped?")
     language, image_token, name = _load_base(base, image_token_id)
     packer = {**_packer_sizes(_under(adapters, f"{PEFT}model.mm_projector.")), "grid": clip1.config.vision_config.grid, "kernel": kernel}
-    vlm = HSENetVLM(HSENetVLMConfig(clip1.vision.config, clip2.vision.config, packer, language.config, image_token_id=image_token, base=name), language)
+    with init.no_init_weights(): vlm = HSENetVLM(HSENetVLMConfig(clip1.vision.config, clip2.vision.config, packer, language.config, image_token_id=image_token, base=name), language)
     for tower, clip in ((vlm.vision1, clip1), (vlm.vision2, clip2)): tower.load_state_dict(clip.vision.state_dict())
     return _fill_adapters(add_lora(vlm, LanguageConfig(lora_r=_lora_rank(adapters), lora_alpha=lora_alpha)), adapters)
 
@@ -446,7 +447,7 @@ def _fill_adapters(vlm: HSENetVLM, adapters: Weights) -> HSENetVLM:
 # %% ../../nbs/models/04_checkpoints.ipynb #dce82324
 def load_released(
     source: str | Path, # file, folder, or hub name (owner/name, owner/name/folder)
-    base: str | Path | PreTrainedModel | None = None, # for `adapters`: the language model
+    base: str | Path | PreTrainedModel | None = None, # for `adapters`: the language model; a model gets LoRA in place
     stage1: str | Path | VolumeCLIP | None = None, # for `adapters`: whose encoders
     stage2: str | Path | VolumeCLIP | None = None,
     progress: bool = False,

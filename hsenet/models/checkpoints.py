@@ -13,6 +13,7 @@ import logging
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -248,7 +249,10 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     "Tensors of a pickle, without running any of it."
     logger.info("%s is a pickle: opened without running it. `hsenet convert` makes safetensors of it, which need no such care", file.name)
-    try: content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # said before a plain pickle is refused
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as e:
         if not re.search("GLOBAL|nsupported class|Trying to", str(e)): raise CheckpointError(f"{file}: not a file of torch.save (a plain pickle, or none at all); refused, because opening it another way could run code that it brings along") from e
         raise CheckpointError(f"{file}: refused, because opening this pickle would run code that it brings along ({_named_code(e)}); "

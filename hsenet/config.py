@@ -289,7 +289,7 @@ def _gpu() -> Config:
         text=dict(hidden_size=384, num_layers=4, num_heads=6, mlp_dim=1536, vocab_size=2000, max_length=384, whiten=64, lr_scale=0.1), clip=dict(projection_dim=256),
         language=dict(hidden_size=384, num_layers=6, num_heads=6, mlp_dim=1536, vocab_size=2000, max_length=640),
         stage1=dict(epochs=40, lr=5e-4, batch_size=128, workers=8), stage2=dict(epochs=10, lr=2e-4, batch_size=128, workers=8),
-        mrg=dict(epochs=20, lr=5e-4, max_length=640), vqa=dict(epochs=6, lr=5e-4),
+        mrg=dict(epochs=20, lr=5e-4, max_length=640), vqa=dict(epochs=6, lr=5e-4, max_length=330),
     )
 
 # %% ../nbs/00_config.ipynb #1b7fc969

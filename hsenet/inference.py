@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .config import Config, load_config
-from .data.corpora import SPLITS, find_table, read_metadata
+from .data.corpora import SPLITS, find_table, read_metadata, release_of
 from .data.datasets import REPORT_PROMPT, CLIPDataset, VLMCollator, load_tokenizer
 from .data.slices import axial_slices, jpeg_round_trip, load_slice_encoder
 from .data.volumes import encoder_volume, read_ct
@@ -104,23 +104,25 @@ class HSENet:
 
 # %% ../nbs/05_inference.ipynb #715731d3
 def corpus_header(path: str | Path) -> dict[str, Any]:
-    "slope, intercept and spacing (z, x, y) from the metadata of the CT-RATE copy that the file lies in; empty elsewhere."
-    name = Path(path).name.removesuffix(".gz").removesuffix(".nii")
-    folder = next((p / "metadata" for p in Path(path).resolve().parents if p.name == "dataset"), None)
-    tables = [find_table(folder, split, "metadata.csv") for split in SPLITS] if folder else []
-    facts = [read_metadata(t) for t in tables if t.is_file()]
-    return next((f.loc[name].to_dict() for f in facts if name in f.index), {})
+    "slope, intercept and spacing (z, x, y) of a file in a CT-RATE copy: the metadata's, but 1 and 0 in the fixed release, which holds HU; empty elsewhere."
+    name, parents = Path(path).name.removesuffix(".gz").removesuffix(".nii"), Path(path).resolve().parents
+    place = next((i for i, p in enumerate(parents) if p.name == "dataset" and i), None)
+    release = release_of(parents[place - 1]) if place else "preprocessed"
+    if release == "preprocessed": return {}
+    facts = [read_metadata(t) for t in (find_table(parents[place] / "metadata", split, "metadata.csv") for split in SPLITS) if t.is_file()]
+    return next((f.loc[name].to_dict() for f in facts if name in f.index), {}) | ({"slope": 1.0, "intercept": 0.0} if release == "fixed" else {})
 
 # %% ../nbs/05_inference.ipynb #051ab0b0
 def prepare_ct(
     model: HSENet,
-    path: str | Path,  # NIfTI file
+    path: str | Path,  # NIfTI file, or the folder of a DICOM series
     slope: float | None = None,  # of a file with a blank header; None: `corpus_header`
     intercept: float | None = None,
     spacing: tuple[float, float, float] | None = None,  # mm (z, x, y)
+    series: str | None = None,  # of a DICOM folder with several: UID or short name
 ) -> dict[str, Tensor]:  # volume (1, 1, D, H, W) and slice_features (1, n, dim)
     "A CT file as a batch of one. Raises `VolumeError` for files that can't be used."
-    given = {k: v for k, v in {"slope": slope, "intercept": intercept, "spacing": spacing}.items() if v is not None}
+    given = {k: v for k, v in {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}.items() if v is not None}
     c, ct = model.config, read_ct(path, **(corpus_header(path) | given))
     volume = encoder_volume(ct, c.volume.size, c.volume.spacing, c.volume.window)
     images = jpeg_round_trip(axial_slices(ct, c.slices.n, c.volume.spacing, c.slices.window), c.slices.jpeg_quality)
@@ -148,7 +150,7 @@ def answer_prompts(
 # %% ../nbs/05_inference.ipynb #e4c90eb1
 @patch
 def report(self: HSENet, path: str | Path, max_new_tokens: int = 512, **header) -> str:
-    "The report of a CT file; `header` as in `prepare_ct` (slope, intercept, spacing)."
+    "The report of a CT file; `header` as in `prepare_ct` (slope, intercept, spacing, series)."
     batch = prepare_ct(self, path, **header)  # first: a bad file is said at once
     return answer_prompts(*self.report_model, self.config, batch, REPORT_PROMPT, max_new_tokens)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['log', 'REPORT_PROMPT', 'REPORT_PROMPTS', 'QUESTIONS', 'SPECIAL_TOKENS', 'DatasetError', 'read_manifest',
            'one_per_scan', 'named_generator', 'augment_volume', 'split_sentences', 'truncate_report', 'drop_sentences',
-           'wordings', 'CLIPDataset', 'ReportDataset', 'QuestionDataset', 'fill_template', 'train_tokenizer',
-           'load_tokenizer', 'CLIPCollator', 'VLMCollator']
+           'wordings', 'CLIPDataset', 'ReportDataset', 'QuestionDataset', 'read_templates', 'fill_template',
+           'train_tokenizer', 'load_tokenizer', 'CLIPCollator', 'VLMCollator']
 
 # %% ../../nbs/data/05_datasets.ipynb #e046e158
 import json
@@ -66,6 +66,7 @@ def read_manifest(
     if not found: raise DatasetError(f"{path}: no case of split {split!r}; there are {', '.join(sorted({r['split'] for r in records})) or 'none'}")
     bare = [r["case"] for r in found if not r.get("slice_features")]
     if bare: raise DatasetError(f"{path}: {len(bare)} cases have no slice features, the first is {bare[0]}; run preprocessing again, or add_slice_features")
+    if short := [f"{r['case']} has no {k}" for r in found for k in ("volume", "findings") if r.get(k) is None]: raise DatasetError(f"{path}: case {short[0]}; run preprocessing again")
     return found
 
 # %% ../../nbs/data/05_datasets.ipynb #b6b1d4c0
@@ -239,10 +240,7 @@ class QuestionDataset(ReportDataset):
         rows = _lines(Path(cache) / "questions.jsonl", "preprocessing of a corpus with question tables")
         self.questions = [q | {"record": cases[q["case"]], "question_id": f"{q['case']}/{i}"} for i, q in enumerate(rows) if q["task"] in tasks and q["case"] in cases]
         if not self.questions: raise DatasetError(f"{cache}: no question of {', '.join(tasks)} for split {split!r}")
-        path = Path(cache) / "templates.json"
-        self.templates = {**QUESTIONS, **(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {})}
-        for task in tasks:
-            if not self.templates.get(task): raise DatasetError(f"{path}: expected templates for the task {task!r}, found none")
+        self.templates = read_templates(Path(cache) / "templates.json", tasks)
 
     def __len__(self) -> int: return len(self.questions)
 
@@ -261,6 +259,19 @@ class QuestionDataset(ReportDataset):
         "All that a tokenizer should have seen: every question in every template, and the answers."
         said = {fill_template(t, q) for q in self.questions for t in self.templates[q["task"]]}
         return sorted(said | {str(q["answer"]) for q in self.questions})
+
+
+def read_templates(
+    path: Path,  # JSON: task → questions; where there is no such file, `QUESTIONS`
+    tasks: Sequence[str],
+) -> dict[str, list[str]]:
+    "Questions with `{abnormality}`, `{finding}` or `{anatomy}` to be filled in, by task. Raises `DatasetError`."
+    try: found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as e: raise DatasetError(f"{path}: not JSON ({e}); run preprocessing again") from e
+    templates = {**QUESTIONS, **found}
+    for task in tasks:
+        if not templates.get(task): raise DatasetError(f"{path}: expected templates for the task {task!r}, found none")
+    return templates
 
 
 def fill_template(template: str, question: dict) -> str:
@@ -380,7 +391,9 @@ class VLMCollator:
 
     def ids(self, text: str) -> list[int]:
         "Token ids of a text, without special tokens."
-        if text not in self._known: self._known[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if text not in self._known:
+            if len(self._known) >= 10_000: self._known.clear()  # prompts and short answers come again and again; memory stays small
+            self._known[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._known[text]
 
     def row(self, item: dict) -> tuple[list[int], list[int]]:

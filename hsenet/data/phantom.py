@@ -1221,8 +1221,9 @@ def _questions(phantom: Phantom, file: str) -> dict[str, list[dict]]:
         row = {"Volumename": file, "Anatomy": PLACES[f.place].path, "Abnormality": FINDINGS[f.label].noun}
         out["vqa_location"].append(row)
         out["vqa_abnormality"].append(row)
-        out["case_disorders"].append({"Volumename": file, "Disorder": f.label})
+
         if f.label in _SIZED: out["vqa_size"].append({**row, "Size": f"{round(f.size)} mm"})
+    out["case_disorders"].append({"Volumename": file, "Disorders": ", ".join(dict.fromkeys(FINDINGS[f.label].noun for f in phantom.findings)) or "no findings"})
     for kind in FINDINGS.values():
         if phantom.difficulty in kind.places:
             out["vqa_presence"].append({"Volumename": file, "Anatomy": kind.region, "Finding": kind.noun, "Presence": "Yes." if phantom.get(kind.label) else "No."})
@@ -1314,9 +1315,9 @@ def _map(chunks: list[list[str]], job: _Job, workers: int) -> Iterator[list[dict
 TEMPLATES = {
     "location": ("Where is the {abnormality} located?", "Where is the {abnormality}?", "Which region shows the {abnormality}?",
                  "In which part of the chest is the {abnormality} seen?", "What is the location of the {abnormality}?"),
-    "abnormality": ("What abnormality is seen in the {anatomy}?", "Which abnormality does the {anatomy} show?", "What is wrong with the {anatomy}?"),
-    "presence": ("Is there {abnormality} in the {anatomy}?", "Does the scan show {abnormality}?", "Is {abnormality} present?"),
-    "size": ("How large is the {abnormality}?", "What is the size of the {abnormality} in the {anatomy}?", "How big is the {abnormality}?"),
+    "abnormality": ("What abnormality is seen in the {region}?", "Which abnormality does the {region} show?", "What is wrong with the {region}?"),
+    "presence": ("Is there {abnormality} in the {region}?", "Does the scan show {abnormality}?", "Is {abnormality} present?"),
+    "size": ("How large is the {abnormality}?", "What is the size of the {abnormality} in the {region}?", "How big is the {abnormality}?"),
     "disorders": ("Which disorders does this scan show?", "What disorders are present?"),
 }
 
@@ -1359,7 +1360,7 @@ def write_corpus(
     root, log = Path(root), logging.getLogger(__name__)
     if release not in ("first", "fixed"): raise PhantomError(f"release: expected first or fixed, found {release!r}")
     if config.difficulty not in ("bold", "subtle"): raise PhantomError(f"difficulty: expected bold or subtle, found {config.difficulty!r}")
-    settings = json.loads(json.dumps({**asdict(config), "seed": seed, "release": release, "generator": 3}))
+    settings = json.loads(json.dumps({**asdict(config), "seed": seed, "release": release, "generator": 4}))
     complete, job = _check_folder(root / "phantom.json", settings), _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = [volume_path(root, f"{n}_{k}", release) for group in names.values() for n in group for k in reconstructions(n, config, seed)]
@@ -1370,7 +1371,7 @@ def write_corpus(
     mark(False)
     for split, group in names.items():
         if group: _write_split(split, _make_all(group, job, workers, progress), root)
-    for task, lines in TEMPLATES.items(): _write(root / "dataset" / "qa_templates" / f"{task}_template.json", json.dumps(lines, indent=1).encode())
+    for task, lines in TEMPLATES.items(): _write(root / "dataset" / "qa_templates" / f"{task}_template.json", json.dumps({task: lines}, indent=1).encode())
     mark(True)
     log.info("wrote %d volumes to %s", len(paths), root)
     return root

@@ -34,7 +34,8 @@ import yaml
 from tqdm.auto import tqdm
 
 from ..config import Config, SliceConfig, VolumeConfig
-from .corpora import LABELS, read_ct_rate, read_questions, read_templates, tuning_split
+from .corpora import LABELS, tuning_split
+from .layouts import read_corpus, read_corpus_questions
 from .slices import SliceEncoder, axial_slices, fit_slice_encoder, jpeg_round_trip, load_slice_encoder
 from .volumes import VolumeError, encoder_volume, read_ct
 
@@ -100,7 +101,7 @@ def process_case(row: dict, volume: VolumeConfig, slices: SliceConfig, cache: Pa
     "Write `volumes/<case>.npy` and `slices/<case>.npy`; gives the journal's record, or why the file can't be used."
     source = fingerprint(row["path"])
     try:
-        ct = read_ct(row["path"], row["slope"], row["intercept"], row["spacing"])
+        ct = read_ct(row["path"], row["slope"], row["intercept"], row["spacing"], row.get("series"))
         array = encoder_volume(ct, volume.size, volume.spacing, volume.window).astype(np.float16)
         pictures = axial_slices(ct, slices.n, volume.spacing, slices.window)
     except (VolumeError, OSError, MemoryError) as e: return Failure(row["case"], row["path"], f"{e or type(e).__name__}")
@@ -271,7 +272,7 @@ def _make(cache: Path, rows: list[dict], config: Config, workers: int | None, pr
 
 def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, workers: int | None, progress: bool) -> tuple[int, int, list[Failure], Path]:
     "Do what the journal lacks, then write journal, failures and manifest: cases made, reused, failed; the manifest."
-    rows = [{**row, "source": fingerprint(row["path"])} for row in cases[["case", "path", "slope", "intercept", "spacing"]].to_dict("records")]
+    rows = [{**row, "source": fingerprint(row["path"])} for row in cases.reindex(columns=["case", "path", "slope", "intercept", "spacing", *{"series"} & set(cases)]).to_dict("records")]
     journal = _done(cache)
     save_lines(cache / "journal.jsonl", journal.values())
     todo = [r for r in rows if journal.get(r["case"], {}).get("source") != r["source"]]
@@ -426,21 +427,23 @@ def save_questions(cache: str | Path, questions: pd.DataFrame, templates: dict[s
 
 # %% ../../nbs/data/04_preprocess.ipynb #ae6e5c41
 def preprocess_corpus(
-    root: str | Path,  # of a CT-RATE copy
+    root: str | Path,  # of a corpus in any of `data.layouts.LAYOUTS`
     config: Config,
     cache: str | Path,
-    release: str = "auto",
+    release: str = "auto",  # of CT-RATE
+    layout: str = "auto",
+    questions: str | Path | None = None,  # a copy of RadGenome-ChestCT; None: what the corpus itself holds
     tune_share: float = 0.05,  # of the training patients
     workers: int | None = None,
     progress: bool = True,
     raise_failures: bool = True,
+    **settings,  # of `data.layouts.read_corpus`
 ) -> Summary:
-    "Table, volumes, slices, 2D features and questions of a CT-RATE corpus. Raises `CorpusError`, `PreprocessError`."
-    cases = read_ct_rate(root, release)
+    "Table, volumes, slices, 2D features and questions of a corpus. Raises `CorpusError`, `PreprocessError`."
+    cases, (asked, templates) = read_corpus(root, layout, release, **settings), read_corpus_questions(root, questions)
     if (cases.split == "train").any(): cases = tuning_split(cases, tune_share, config.seed)
     summary = preprocess(cases, config, cache, workers, progress, raise_failures=False)
-    questions = [read_questions(root, split) for split in ("train", "validation")]
-    save_questions(cache, pd.concat(questions, ignore_index=True), read_templates(root))
+    save_questions(cache, asked, templates)
     add_slice_features(cache, prepare_slice_encoder(cache, config, progress), jpeg_quality=config.slices.jpeg_quality, progress=progress)
     if summary.failures and raise_failures: raise PreprocessError(str(summary))
     return summary

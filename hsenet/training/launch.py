@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..config import Config, override
@@ -62,6 +63,7 @@ def run_call(path: str | Path) -> Any:
     call = json.loads(Path(path).read_text(encoding="utf-8"))
     module, _, name = call["function"].partition(":")
     result = getattr(importlib.import_module(module), name)(*_unpack(call["args"]), **_unpack(call["kwargs"]))
+    if dist.is_initialized(): dist.destroy_process_group()
     try: packed = json.dumps(_pack(result))
     except LaunchError as e: raise LaunchError(f"{call['function']} went through, but what it returns, a {type(result).__name__}, can't be sent back; let it return paths or numbers") from e
     if os.environ.get("RANK", "0") == "0": Path(path).with_suffix(".result").write_text(packed)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['log', 'TrainingError', 'parameter_groups', 'lr_factor', 'EpochBatches', 'to_device', 'Task', 'replace_folder',
-           'swap_folder', 'recover_folder', 'History', 'pick_precision', 'Progress', 'check_finite', 'check_world',
-           'Trainer', 'stream', 'step_batches', 'batch_shares', 'optimizer_step', 'evaluate', 'checkpoint', 'finished',
-           'fit']
+           'swap_folder', 'recover_folder', 'replace_text', 'History', 'pick_precision', 'Progress', 'check_finite',
+           'check_world', 'Trainer', 'stream', 'step_batches', 'over_processes', 'batch_shares', 'optimizer_step',
+           'evaluate', 'save_model', 'save_state', 'checkpoint', 'finished', 'fit']
 
 # %% ../../nbs/training/00_loop.ipynb #17060614
 import json
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.utils import DataLoaderConfiguration, DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -121,9 +121,13 @@ class Task:
         losses, weights = zip(*((self.loss(model, batch, 0)[0].float(), self.weight(batch)) for batch in batches))
         return {"loss": sum(loss.item() * w for loss, w in zip(losses, weights)) / sum(weights)}
 
-    def save(self, folder: Path):
+    def save(
+        self,
+        folder: Path,
+        state: dict[str, Tensor] | None = None,  # the weights, where each process holds only a part of them
+    ):
         "The model (and tokenizer) as a folder that `from_pretrained` reads."
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, **({} if state is None else {"state_dict": state}))
         if self.tokenizer is not None: self.tokenizer.save_pretrained(folder)
 
 # %% ../../nbs/training/00_loop.ipynb #ffc810a0
@@ -153,6 +157,13 @@ def recover_folder(folder: Path):
     old = folder.with_name(folder.name + ".old")
     if old.exists() and not folder.exists(): os.replace(old, folder)
 
+
+def replace_text(path: Path, text: str):
+    "Write a file beside its place, then move it there."
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
 # %% ../../nbs/training/00_loop.ipynb #870b46a8
 class History:
     "`metrics.jsonl` and the trackers of a run: one row per logged step, on the main process."
@@ -163,10 +174,8 @@ class History:
     def rewind(self, step: int):
         "Forget rows after `step`: a resumed run writes them again."
         if not (self.accelerator.is_main_process and self.path.exists()): return
-        kept = [line for line in self.path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        new = self.path.with_suffix(".new")
-        new.write_text("".join(line + "\n" for line in kept))
-        os.replace(new, self.path)
+        whole = self.path.read_text().rpartition("\n")[0].splitlines()  # a kill may have torn the last row
+        replace_text(self.path, "".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
 
     def add(self, step: int, row: dict):
         "Append one row."
@@ -199,11 +208,16 @@ class Progress:
         return better
 
 # %% ../../nbs/training/00_loop.ipynb #9abb1966
-def check_finite(loss: Tensor, batch: dict, step: int):
-    "Stop at a loss that isn't finite, naming the step and the cases."
-    if torch.isfinite(loss): return
-    cases = ", ".join(map(str, batch.get("case", ["(the batch has no case ids)"])))
-    raise TrainingError(f"loss is {loss.item()} at step {step}; cases of the batch: {cases}. "
+def check_finite(
+    value: Tensor,  # the loss, or the length of its gradient
+    batches: list[dict],  # that it came from
+    step: int,
+    name: str = "loss",
+):
+    "Stop at a loss or a gradient that isn't finite, naming the step and the cases."
+    if torch.isfinite(value): return
+    cases = ", ".join(str(case) for batch in batches for case in batch.get("case", ["(the batch has no case ids)"]))
+    raise TrainingError(f"{name} is {value.item()} at step {step}; cases of the batch: {cases}. "
                         "Look at these cases, or lower the learning rate; the last checkpoint is intact")
 
 # %% ../../nbs/training/00_loop.ipynb #d10de198
@@ -220,6 +234,7 @@ def _accelerator(config: StageConfig, output: Path) -> Accelerator:
     acc = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=pick_precision(config.precision), log_with="tensorboard",
                       project_dir=output, dataloader_config=DataLoaderConfiguration(), step_scheduler_with_optimizer=False)
     check_world(acc.num_processes)
+    if acc.distributed_type == DistributedType.FSDP and not acc.is_fsdp2: raise TrainingError("FSDP: expected version 2, found 1; set FSDP_VERSION=2 (accelerate launch: --fsdp_version 2)")
     return acc
 
 # %% ../../nbs/training/00_loop.ipynb #b6c137f6
@@ -240,7 +255,8 @@ class Trainer:
 
 # %% ../../nbs/training/00_loop.ipynb #97b8ce95
 def _loader(trainer: Trainer, data: Dataset, batches: Any) -> DataLoader:
-    return DataLoader(data, batch_sampler=batches, collate_fn=trainer.task.collate, num_workers=trainer.config.workers,
+    own = torch.Generator() if getattr(batches, "start", 0) else None  # a loader draws a seed; a resumed epoch's was drawn when it began
+    return DataLoader(data, batch_sampler=batches, collate_fn=trainer.task.collate, num_workers=trainer.config.workers, generator=own,
                       pin_memory=trainer.accelerator.device.type == "cuda")
 
 
@@ -266,27 +282,39 @@ def step_batches(trainer: Trainer, start: int) -> Iterator[list[dict]]:
             group = []
 
 # %% ../../nbs/training/00_loop.ipynb #9ff0004a
+def over_processes(trainer: Trainer, value: float | Tensor, how: str = "mean") -> float:
+    "A number's mean (or `sum`) over all processes, on each of them."
+    return float(trainer.accelerator.reduce(torch.as_tensor(value, dtype=torch.float64, device=trainer.accelerator.device), how))
+
+
 def batch_shares(trainer: Trainer, group: list[dict]) -> list[float]:
     "The share of each batch of a step in its loss; over all processes they sum to their number."
-    acc, weights = trainer.accelerator, [trainer.task.weight(batch) for batch in group]
-    total = acc.reduce(torch.tensor(sum(weights), dtype=torch.float64, device="cpu" if acc.device.type == "cpu" else acc.device), "sum").item()
-    return [w * acc.num_processes / total for w in weights]
+    weights = [trainer.task.weight(batch) for batch in group]
+    total = over_processes(trainer, sum(weights), "sum")
+    return [w * trainer.accelerator.num_processes / total for w in weights]
 
 
 def optimizer_step(trainer: Trainer, group: list[dict]) -> dict[str, Tensor]:
-    "Forward and backward of each batch of a step, then the step. Gives the scalars to log."
+    "Forward and backward of each batch of a step, then the step. Gives the scalars to log, those of this process."
     acc, step, row = trainer.accelerator, trainer.progress.step, {}
     for i, (batch, share) in enumerate(zip(group, batch_shares(trainer, group))):
         batch, last = to_device(batch, acc.device), i == len(group) - 1
         with (nullcontext() if last else acc.no_sync(trainer.model)):
             with acc.autocast(): loss, parts = trainer.task.loss(trainer.model, batch, step)
-            check_finite(loss.detach(), batch, step)
+            check_finite(loss.detach(), [batch], step)
             acc.backward(loss * share)
         row = parts | {"loss": row.get("loss", 0) + loss.detach() * share}
-    row["grad_norm"] = acc.clip_grad_norm_([p for p in trainer.model.parameters() if p.requires_grad], trainer.config.clip_norm)
+    row["grad_norm"] = _clip_gradient(trainer)
+    check_finite(row["grad_norm"], group, step, "gradient")
     trainer.optimizer.step(); trainer.schedule.step(); trainer.optimizer.zero_grad()
     trainer.progress.step += 1
     return row
+
+
+def _clip_gradient(trainer: Trainer) -> Tensor:
+    "Shorten the gradient to `clip_norm`; gives its length before."
+    norm = trainer.accelerator.clip_grad_norm_([p for p in trainer.model.parameters() if p.requires_grad], trainer.config.clip_norm)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP
 
 # %% ../../nbs/training/00_loop.ipynb #1739e2b3
 def evaluate(trainer: Trainer) -> dict[str, float]:
@@ -300,21 +328,33 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
     return {f"tune/{k}": v for k, v in scores.items()}
 
 # %% ../../nbs/training/00_loop.ipynb #a32b0974
-def checkpoint(trainer: Trainer, row: dict):
-    "Evaluate, keep the model if it is the best so far, log `row`, and save what a resumed run needs."
-    task, acc, progress = trainer.task, trainer.accelerator, trainer.progress
-    if trainer.tune is not None and len(trainer.tune): row |= evaluate(trainer)
-    trainer.history.add(progress.step, row)  # before the state: a kill between the two repeats a row, which `rewind` mends; it never loses one
-    score = float(row.get(f"tune/{task.metric}", row["loss"]))
-    better = progress.improves(score, task.higher_is_better if f"tune/{task.metric}" in row else False)
-    if acc.is_main_process and better: replace_folder(trainer.output / "best", task.save)
+def save_model(trainer: Trainer, name: str):
+    "Write the model as `best/` or `last/`. All processes call it: under FSDP each holds a part of the weights."
+    acc = trainer.accelerator
+    state = acc.get_state_dict(trainer.model) if acc.distributed_type == DistributedType.FSDP else None
+    if acc.is_main_process: replace_folder(trainer.output / name, lambda folder: trainer.task.save(folder, state))
     acc.wait_for_everyone()
-    new = trainer.output / "state.new"
+
+
+def save_state(trainer: Trainer):
+    "Write all that a resumed run needs as `state/`."
+    acc, new = trainer.accelerator, trainer.output / "state.new"
     if acc.is_main_process: shutil.rmtree(new, ignore_errors=True)
     acc.wait_for_everyone()
     acc.save_state(str(new))
     acc.wait_for_everyone()
     if acc.is_main_process: swap_folder(trainer.output / "state", new)
+
+
+def checkpoint(trainer: Trainer, row: dict):
+    "Evaluate, keep the model if it is the best so far, log `row`, and save what a resumed run needs."
+    task, progress = trainer.task, trainer.progress
+    if trainer.tune is not None and len(trainer.tune): row |= evaluate(trainer)
+    trainer.history.add(progress.step, row)  # before the state: a kill between the two repeats a row, which `rewind` mends; it never loses one
+    score = over_processes(trainer, row.get(f"tune/{task.metric}", row["loss"]))  # one number, so that all processes decide alike
+    better = progress.improves(score, task.higher_is_better if f"tune/{task.metric}" in row else False)
+    if better: save_model(trainer, "best")
+    save_state(trainer)
 
 # %% ../../nbs/training/00_loop.ipynb #eee3d9cb
 def _signature(config: StageConfig, seed: int, facts: dict | None) -> dict:
@@ -376,7 +416,7 @@ def _open_folder(trainer: Trainer, signature: dict, resume: bool):
             for name in ("state", "best", "last"): shutil.rmtree(output / name, ignore_errors=True)
             for name in ("metrics.jsonl", "done.json"): (output / name).unlink(missing_ok=True)
         output.mkdir(parents=True, exist_ok=True)
-        (output / "run.json").write_text(json.dumps(signature, indent=1))
+        replace_text(output / "run.json", json.dumps(signature, indent=1))
         for name in ("state", "best"): recover_folder(output / name)
     acc.wait_for_everyone()
     acc.init_trackers("tensorboard")
@@ -399,7 +439,7 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
         bar.update()
         at_end, step = progress.step == trainer.total, progress.step
         if step % log_every == 0 or step % config.evaluate_every == 0 or at_end or step == 1:
-            row |= {"lr": max(trainer.schedule.get_last_lr()), "epoch": min(step * config.accumulate, trainer.micro) / trainer.batches.per_epoch,
+            row |= {"loss": over_processes(trainer, row["loss"]), "lr": max(trainer.schedule.get_last_lr()), "epoch": min(step * config.accumulate, trainer.micro) / trainer.batches.per_epoch,
                     "cases_per_second": seen / (time.perf_counter() - clock)}
             if step % config.evaluate_every == 0 or at_end: checkpoint(trainer, row)
             else: trainer.history.add(step, row)
@@ -407,14 +447,13 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
         if stop_after is not None and step - start >= stop_after: break
     bar.close()
     if progress.step == trainer.total: _finish(trainer, time.perf_counter() - clock, time.process_time() - cpu)
-    acc.end_training()
+    for tracker in acc.trackers: tracker.finish()  # not `end_training`, after which processes couldn't train a second stage
     return trainer.output / "best"
 
 # %% ../../nbs/training/00_loop.ipynb #736ab79d
 def _finish(trainer: Trainer, wall: float, cpu: float):
     "Save the last model and say that the run is done."
-    if not trainer.accelerator.is_main_process: return
-    replace_folder(trainer.output / "last", trainer.task.save)
+    save_model(trainer, "last")
     facts = {"steps": trainer.total, "best": trainer.progress.best, "metric": trainer.task.metric, "train_cases": len(trainer.train),
              "wall_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "processes": trainer.accelerator.num_processes}
-    (trainer.output / "done.json").write_text(json.dumps(facts, indent=1))
+    if trainer.accelerator.is_main_process: replace_text(trainer.output / "done.json", json.dumps(facts, indent=1))

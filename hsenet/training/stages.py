@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 import hsenet
 from ..config import AugmentConfig, Config, StageConfig, override
-from ..data.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, DatasetError, load_tokenizer, read_manifest, train_tokenizer
+from ..data.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, DatasetError, load_tokenizer, read_manifest, train_tokenizer, wordings
 from ..evaluation.retrieval import recall_at_k
 from ..models.checkpoints import load_clip, to_released
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
@@ -136,7 +136,7 @@ class CLIPTask(Task):
 # %% ../../nbs/training/01_stages.ipynb #ae16a08f
 def _train_texts(cache: Path) -> list[str]:
     records = read_manifest(cache, "train")
-    return [text for r in records for text in [r["findings"], *(r.get("variants") or [])]]
+    return [text for r in records for text in wordings(r)]
 
 
 def clip_tokenizer(config: Config, cache: str | Path) -> Any:

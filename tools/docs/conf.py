@@ -38,11 +38,12 @@ def as_rst(text: str) -> str:
 
 
 def docments_of(obj) -> dict[str, str]:
-    "The comments beside a function's parameters, or a dataclass's fields."
+    "The comments beside a function's parameters, or a dataclass's fields; empty where there is none, so that the order is the code's."
     from fastcore.docments import docments
     try: found = docments(obj, full=True)
     except (TypeError, ValueError, OSError): return {}
-    return {name: str(d["docment"]) for name, d in found.items() if isinstance(d, dict) and d.get("docment")}
+    told = {name: (str(d.get("docment") or ""), d.get("anno", inspect.Parameter.empty)) for name, d in found.items() if isinstance(d, dict)}
+    return {name: text for name, (text, kind) in told.items() if text or (name != "return" and kind is not inspect.Parameter.empty)}
 
 
 def process(app, what, name, obj, options, lines):

@@ -334,7 +334,7 @@ def find_layout(root: str | Path) -> str:
     if bimcv_table(root): return "bimcv"
     if (root / "dataset.json").is_file(): return "released"
     if (root / "corpus.csv").is_file(): return "folder"
-    raise CorpusError(f"{root}: no known corpus; expected {'; '.join(f'{what} ({name})' for name, what in LAYOUTS.items())}; or say table=, a CSV")
+    raise CorpusError(f"{root}: no known corpus; expected {'; '.join(f'{what} ({name})' for name, what in LAYOUTS.items())}; or say table=, a CSV" + (f"; {len(packed)} archives lie there, unpack them with `hsenet corpus unpack`" if (packed := list(root.glob("*.zip"))) else ""))
 
 # %% ../../nbs/data/08_layouts.ipynb #6c91a991
 def read_corpus(

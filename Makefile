@@ -41,9 +41,10 @@ controls: $(READY)  ## after quickstart: the same with a random encoder, and wit
 test: $(READY)  ## all that guards the project; ONLY=models/00_vit for a part of it
 	@$(BIN)/python tools/test.py $(ONLY)
 
-bench: $(READY)  ## times and memory of preprocessing beside the usual tools: outputs/bench; minutes, on a quiet machine
+bench: $(READY)  ## times and memory of preprocessing beside the usual tools, and of a search of 50,000 among 50,000: outputs/bench; minutes, on a quiet machine
 	@$(BIN)/pip install -q --no-deps monai
 	@$(BIN)/python tools/bench.py
+	@$(BIN)/python tools/bench.py --search
 
 fuzz: $(READY)  ## thousands of damaged files: each must end in a result or a clear error
 	@$(BIN)/python tools/fuzz.py

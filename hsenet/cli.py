@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'Preset', 'Seed', 'Set', 'Cache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
            'Split', 'Column', 'Below', 'Questions', 'corpus', 'train', 'Stage1', 'Stage2', 'Control', 'evaluate',
-           'Trained', 'CTFile', 'Series', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From', 'main',
-           'config', 'phantoms', 'preprocess', 'corpus_check', 'corpus_unpack', 'train_stage1', 'train_stage2',
+           'Trained', 'Learned', 'CTFile', 'Series', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From',
+           'main', 'config', 'phantoms', 'preprocess', 'corpus_check', 'corpus_unpack', 'train_stage1', 'train_stage2',
            'train_mrg', 'train_vqa', 'evaluate_retrieval', 'evaluate_zero_shot', 'evaluate_mrg', 'evaluate_vqa',
-           'compare', 'report', 'ask', 'convert', 'bundle']
+           'evaluate_embeddings', 'compare', 'report', 'ask', 'convert', 'bundle']
 
 # %% ../nbs/07_cli.ipynb #fa84faf0
 import logging
@@ -187,16 +187,29 @@ app.add_typer(evaluate, name="evaluate")
 
 
 Trained = Annotated[Path, Argument(help="Run folder or checkpoint.")]
+Learned = Annotated[Optional[list[str]], Option(help="A score with a model inside: bertscore, ratescore, radgraph, green; with its model as bertscore=FOLDER. May be repeated.")]
+
+
+def _learned(words: list[str] | None) -> dict:
+    from hsenet.evaluation.runs import named_scores
+    return _call(named_scores, words or [])
+
+
+def _table(evaluated, name: str, output: Path):
+    "Run one evaluation, print its table and its line to paste, and say where the page is."
+    def run():
+        from hsenet.evaluation.runs import main_table
+        metrics = evaluated()
+        return main_table({name: metrics}).to_string(index=False) + f"\n\n{(output / 'row.md').read_text(encoding='utf-8')}\n{output}/report.html"
+    typer.echo(_call(run))
 
 
 def _evaluate(which: str, model: Path, cache: Path, output: Path, split: str, **settings):
-    "Run one evaluation, print its table, and say where the page is."
-    def run():
+    def evaluated():
         from hsenet.evaluation import runs
         from hsenet.training.stages import model_folder
-        metrics = getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
-        return runs.main_table({which: metrics}).to_string(index=False) + f"\n\n{output}/report.html"
-    typer.echo(_call(run))
+        return getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
+    _table(evaluated, which, output)
 
 
 @evaluate.command("retrieval")
@@ -212,16 +225,26 @@ def evaluate_zero_shot(model: Trained, cache: Cache, output: Output, split: str 
 
 
 @evaluate.command("mrg")
-def evaluate_mrg(model: Trained, cache: Cache, output: Output, split: str = "validation", labeler: Annotated[str, Option(help="phantom, rules (CT-RATE's English), or a RadBERT: folder or hub name.")] = "phantom"):
+def evaluate_mrg(model: Trained, cache: Cache, output: Output, split: str = "validation", labeler: Annotated[str, Option(help="phantom, rules (CT-RATE's English), or a RadBERT: folder or hub name.")] = "phantom", learned: Learned = None):
     "Generated reports: text and clinical metrics."
-    from hsenet.evaluation.runs import named_labeler
-    _evaluate("mrg", model, cache, output, split, labeler=_call(named_labeler, labeler))
+    _evaluate("mrg", model, cache, output, split, labeler=labeler, learned=_learned(learned))
 
 
 @evaluate.command("vqa")
-def evaluate_vqa(model: Trained, cache: Cache, output: Output, split: str = "validation", task: Annotated[str, Option(help="location, presence, size or abnormality.")] = "location"):
+def evaluate_vqa(model: Trained, cache: Cache, output: Output, split: str = "validation", task: Annotated[str, Option(help="location, presence, size or abnormality.")] = "location", learned: Learned = None):
     "Answers to questions."
-    _evaluate("vqa", model, cache, output, split, task=task)
+    _evaluate("vqa", model, cache, output, split, task=task, learned=_learned(learned))
+
+
+@evaluate.command("embeddings")
+def evaluate_embeddings(
+    volumes: Annotated[tuple[Path, Path], Option(help="Embeddings of volumes (.npy) and the names of their rows (.txt or .json).")],
+    reports: Annotated[tuple[Path, Path], Option(help="The same of reports.")],
+    cache: Cache, output: Output, split: str = "validation",
+):
+    "Retrieval by embeddings of any other model."
+    from hsenet.evaluation import runs
+    _table(lambda: runs.evaluate_embeddings(volumes, reports, cache, output, split), "embeddings", output)
 
 
 @app.command()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'WINDOWS', 'PLANES', 'PlotError', 'grey_levels', 'planes', 'show_ct', 'show_axial', 'stretch',
-           'overlay_patches', 'read_rows', 'plot_history', 'plot_bars', 'plot_confusion', 'HTML', 'marked_words',
-           'show_report']
+           'overlay_patches', 'read_rows', 'plot_history', 'plot_bars', 'plot_recall', 'plot_confusion', 'HTML',
+           'marked_words', 'show_report']
 
 # %% ../nbs/06_plots.ipynb #d989a7b9
 import html
@@ -258,6 +258,26 @@ def plot_bars(
         ax.set_yticks(list(at.values()), list(at)); ax.invert_yaxis()
         ax.set(title=title, xlabel=xlabel, xlim=limits); ax.grid(axis="x", lw=0.4, alpha=0.6); ax.set_axisbelow(True)
         if baselines: fig.legend(loc="outside lower center", ncols=3)
+    return fig
+
+# %% ../nbs/06_plots.ipynb #a2fa2f27
+def plot_recall(
+    curves: Mapping[str, Mapping[str, Sequence[float]]],  # name → `k`, `value`, and if known `low` and `high`
+    chance: Mapping[str, Sequence[float]] | None = None,  # `k`, `value` of a random order
+    title: str = "",
+) -> Figure:
+    "R@k over k, on a logarithmic axis."
+    if not curves: raise PlotError("there is nothing to plot: no curves")
+    with plt.rc_context(STYLE):
+        fig, ax = plt.subplots(figsize=(5.6, 3), layout="constrained")
+        for colour, (name, c) in zip(COLOURS, curves.items()):
+            ax.plot(c["k"], c["value"], color=colour, lw=1.6, label=name)
+            if "low" in c: ax.fill_between(c["k"], c["low"], c["high"], color=colour, alpha=0.15, lw=0)
+        if chance: ax.plot(chance["k"], chance["value"], "k:", lw=1.2, label="chance")
+        ax.set(title=title, xlabel="k", ylabel="R@k", xscale="log", ylim=(0, 1.02))
+        ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500) if k <= max(max(c["k"]) for c in curves.values())]
+        ax.set_xticks(ticks, ticks); ax.set_xticks([], minor=True); ax.grid(lw=0.4, alpha=0.6)
+        ax.legend(loc="upper left" if chance is None else "best")
     return fig
 
 # %% ../nbs/06_plots.ipynb #ea91be04

@@ -2,6 +2,7 @@
 
     python tools/bench.py                 512 × 512 × 300, then 768² and 1024² × 800 (two files of 1 to 2 GB, unpacked)
     python tools/bench.py --quick         the first only
+    python tools/bench.py --search        exact search of 50,000 embeddings among 50,000, and its memory: outputs/bench/search.json
 
 (a) decompress and read only, with zlib; (b) ours, both branches, without the 2D encoder; (c) the method's steps with the usual
 tools: nibabel's float64, torch's trilinear, MONAI's crop and resize, a JPEG per slice. One run, each way in turn, medians.
@@ -149,13 +150,30 @@ def chart(results: list[dict], path: Path):
     fig.savefig(path)
 
 
+def search() -> list[dict]:
+    "The search of `evaluation.retrieval`, each way in a process of its own."
+    rows = []
+    for settings in ({"precision": "float32"}, {"precision": "float64"}, {"what": "recall"}):
+        call = f"import json; from hsenet.evaluation.retrieval import benchmark_search; print(json.dumps(benchmark_search(**{settings!r})))"
+        rows.append(json.loads(subprocess.run([sys.executable, "-c", call], check=True, capture_output=True, text=True).stdout) | {"load_before": os.getloadavg()[0]})
+        print(rows[-1], flush=True)
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "results": rows}
+    (OUTPUT / "search.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--search", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     for name, kind in (("worker", str), ("file", Path)): parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
     parser.add_argument("--spacing", type=float, nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.search:
+        search()
+        return
     if args.worker: return worker(args.worker, args.file, tuple(args.spacing))
     same = check_same((300, 512, 512))
     results = [measure((300, 512, 512), ["a", "b", "b_jpeg", "c"], args.repeats)]

@@ -1,6 +1,6 @@
 """Feed damaged and hostile files to everything that reads files: outputs/fuzz/fuzz.json.
 
-    python tools/fuzz.py                    12,000 inputs, 2,000 of each kind
+    python tools/fuzz.py                    16,000 inputs, 2,000 of each kind
     python tools/fuzz.py --n 10             10 of each kind
     python tools/fuzz.py --kinds dicom --first 1234 --n 1     one again
 
@@ -164,7 +164,43 @@ def zips(work: Path, rng):
     if outside: raise AssertionError(f"unpacked outside of its folder: {outside}")
 
 
-KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": jsons, "zip": zips}
+def examples(work: Path) -> dict[str, Path]:
+    "Phantoms in every layout but archives."
+    from hsenet.config import preset
+    from hsenet.data.examples import EXAMPLES, write_example
+    phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
+    names = [n for n in EXAMPLES if n != "bimcv_original"]
+    return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}
+
+
+def layouts(work: Path, rng):
+    "Tables, manifests and split files of corpora other than CT-RATE."
+    from hsenet.data.layouts import read_corpus, read_corpus_questions
+    from hsenet.data.preprocess import check_cases
+    roots, split = examples(work), work / "split.csv"
+    if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
+    name = ["bimcv", "folder", "dicom", "released", "radgenome"][rng.integers(5)]
+    paths = sorted(p for p in roots[name].rglob("*") if p.suffix in (".csv", ".json")) + [split] * (name == "bimcv")
+    how = {"split": [split, "rows", "patient"][rng.integers(3)]} if name == "bimcv" else {}
+    def read():
+        cases = read_corpus(roots[name], **how)
+        check_cases(cases), read_corpus_questions(roots[name])
+        if outside := [p for p in cases.path if not Path(p).resolve().is_relative_to(work.resolve())]: raise AssertionError(f"reads outside of the corpus: {outside[0]}")
+    changed(paths[rng.integers(len(paths))], rng, read)
+
+
+def checks(work: Path, rng):
+    "Any file of any layout changed: the check says so, or sees nothing, and goes on to the end."
+    from hsenet.data.check import check_corpus
+    roots = examples(work)
+    root = roots[list(roots)[rng.integers(len(roots))]]
+    paths = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in (".csv", ".json", ".txt", ".gz", ".dcm") and p.name != "phantom.json")
+    texts = [p for p in paths if p.suffix in (".csv", ".json", ".txt")]
+    path = texts[rng.integers(len(texts))] if rng.random() < 0.7 else paths[rng.integers(len(paths))]
+    changed(path, rng, lambda: str(check_corpus(root, sample=2)))
+
+
+KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": jsons, "zip": zips, "layouts": layouts, "check": checks}
 
 
 # --- running --------------------------------------------------------------------------------------------------------

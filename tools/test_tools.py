@@ -185,5 +185,32 @@ def test_old_python_is_refused():
     assert said.returncode == 2 and "needs Python 3.11 or newer" in said.stdout and "3.9.2" in said.stdout and not (TEMPORARY / ".venv").exists(), said
 
 
+def test_damaged_files_end_well():
+    "A few of `make fuzz`, of each kind, in this process: one that takes too long ends it."
+    import logging
+    import fuzz
+    logging.disable(logging.CRITICAL)
+    ends = []
+    for kind in fuzz.KINDS:
+        work = TEMPORARY / kind
+        work.mkdir()
+        fuzz.warm(kind, work, fuzz.ours())
+        rows = [fuzz.one(kind, number, work, fuzz.ours()) for number in range(500_000, 500_025)]
+        assert not [r for r in rows if r["end"].startswith("FAILED")], (kind, rows)
+        ends += [r["end"] for r in rows]
+    assert len(ends) == 200 and 40 < ends.count("result") < 160, ends
+
+
+def test_fuzz_sees_a_failure():
+    "An error that isn't ours, and one that takes too long, are failures."
+    from fuzz import one, ours
+    import fuzz
+    def wrong(work, rng): raise KeyError("x")
+    fuzz.KINDS["wrong"] = wrong
+    assert one("wrong", 0, TEMPORARY, ours())["end"].startswith("FAILED KeyError"), "a KeyError passed"
+    code = f"import sys; sys.path.insert(0, 'tools'); import fuzz, time; fuzz.SECONDS = 1; fuzz.KINDS['late'] = lambda work, rng: time.sleep(60); fuzz.one('late', 0, fuzz.ROOT, fuzz.ours())"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == -14, "a minute passed for 1 s"
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:] or [n for n in globals() if n.startswith("test_")]: globals()[name]()

@@ -312,7 +312,7 @@ def _check_table(check: Check, root: Path, path: Path, by_name: bool, columns: d
     there = where.map(lambda p: p is not None and os.path.exists(p)).astype(bool)
     if not partial: check.note("report without volume", path, names[~there])
     cases = pd.DataFrame({"case": names, "path": where, "patient": _check_patients(check, path, rows, names, use, patient)})
-    cases["scan"] = cases.patient + "_" + rows[use["scan"]].astype(str) if "scan" in use else cases.case
+    cases["scan"] = (cases.patient + "_" + rows[use["scan"]].astype(str)).where(rows[use["scan"]].notna(), cases.case) if "scan" in use else cases.case
     if "series" in use: cases["series"] = rows[use["series"]].astype(object).where(rows[use["series"]].notna(), None)
     cases = _give_split(check, path, cases, rows, use, split, how)
     check.found["reports"] = f"{len(names) - len(silent)} rows"

@@ -43,7 +43,7 @@ def read_table(
     "A CSV file with at least `columns`. Raises `FileNotFoundError`, `CorpusError`."
     path = Path(path)
     if not path.is_file(): raise FileNotFoundError(f"no table at {path}; expected a CSV file with the columns {', '.join(columns)}")
-    try: table = pd.read_csv(path)
+    try: table = pd.read_csv(path, compression=None)  # never unpacked: a small file could become a large one
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise CorpusError(f"{path}: not a CSV file ({e})") from e
     missing = [c for c in columns if c not in table.columns]
     if missing: raise CorpusError(f"{path}: expected the columns {', '.join(missing)}; found {', '.join(map(str, table.columns))}")

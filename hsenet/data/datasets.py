@@ -66,6 +66,7 @@ def read_manifest(
     if not found: raise DatasetError(f"{path}: no case of split {split!r}; there are {', '.join(sorted({r['split'] for r in records})) or 'none'}")
     bare = [r["case"] for r in found if not r.get("slice_features")]
     if bare: raise DatasetError(f"{path}: {len(bare)} cases have no slice features, the first is {bare[0]}; run preprocessing again, or add_slice_features")
+    if short := [f"{r['case']} has no {k}" for r in found for k in ("volume", "findings") if r.get(k) is None]: raise DatasetError(f"{path}: case {short[0]}; run preprocessing again")
     return found
 
 # %% ../../nbs/data/05_datasets.ipynb #b6b1d4c0

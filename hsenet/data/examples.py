@@ -131,10 +131,11 @@ def write_example(
     config: PhantomConfig,
     seed: int = 42,
     workers: int = 2,  # processes, for CT-RATE and RadGenome
+    progress: bool = True,  # for CT-RATE
 ) -> Path:
     "Phantoms in a layout; gives the folder. Raises `PhantomError`."
     if layout not in EXAMPLES: raise PhantomError(f"layout: expected one of {', '.join(EXAMPLES)}, found {layout!r}")
-    if layout.startswith("ct_rate"): return write_corpus(root, config, seed, "fixed" if layout.endswith("fixed") else "first", workers)
+    if layout.startswith("ct_rate"): return write_corpus(root, config, seed, "fixed" if layout.endswith("fixed") else "first", workers, progress)
     if layout == "radgenome": return write_radgenome(root, config, seed, workers)
     if layout.startswith("bimcv"): return write_bimcv(root, config, seed, original=layout == "bimcv_original")
     return write_manifest(root, config, seed) if layout == "released" else write_folder(root, config, seed, dicom=layout == "dicom")

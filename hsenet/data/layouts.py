@@ -62,7 +62,7 @@ SPLIT_NAMES = {"train": "train", "training": "train", "validation": "validation"
 
 def split_names(names: pd.Series, path: Path) -> pd.Series:
     "Splits by our names: train, tune, validation. Raises `CorpusError` for any that isn't in `SPLIT_NAMES`."
-    said = names.astype(str).str.strip().str.lower()
+    said = names.astype(object).where(names.notna(), "nothing").astype(str).str.strip().str.lower()
     if wrong := sorted(set(said) - SPLIT_NAMES.keys()): raise CorpusError(f"{path}: expected the splits train, tune and validation, found {', '.join(wrong)[:200]}")
     return said.map(SPLIT_NAMES)
 
@@ -136,7 +136,7 @@ def _read_rows(path: Path, columns: dict[str, str] | None, place, patient: str |
     places, text = place(names), lambda use_: rows[use[use_]].map(clean_text) if use_ in use else ""
     cases = pd.DataFrame({"case": [case_name(p) for p in places["name"]], "path": places["path"].tolist(), "findings": text("findings"), "impressions": text("impressions")}, index=rows.index)
     cases["patient"] = _patients(rows, names, use, patient, path)
-    cases["scan"] = cases.patient + "_" + rows[use["scan"]].astype(str) if "scan" in use else cases.case
+    cases["scan"] = (cases.patient + "_" + rows[use["scan"]].astype(str)).where(rows[use["scan"]].notna(), cases.case) if "scan" in use else cases.case
     if "series" in use:
         cases["series"] = rows[use["series"]].astype(object).where(rows[use["series"]].notna(), None)
         cases["case"] = [case if s is None else f"{case}_{short_name(s)}" for case, s in zip(cases.case, cases.series)]

@@ -212,7 +212,14 @@ def read_ct(
         ct = read_series(path, series)
     else: ct = _read_nifti(path, slope, intercept, spacing)
     if spacing is not None: _check_spacing(ct.spacing, spacing, path)
+    _check_extent(ct, path)
     return ct
+
+
+def _check_extent(ct: CT, path: str | Path, most: float = 5000.0):
+    "Raise `VolumeError` for a scan of more than `most` mm along an axis: some headers give the whole field of view as one step."
+    extent = [n * s for n, s in zip(ct.hu.shape, ct.spacing)]
+    if max(extent) > most: raise VolumeError(f"{path}: {' × '.join(f'{e / 1000:,.1f}' for e in extent)} m (z, x, y), from voxels of {' × '.join(f'{s:g}' for s in ct.spacing)} mm; expected {most / 1000:g} m at most; mend the spacing")
 
 
 def _check_spacing(found: tuple[float, ...], told: Sequence[float], path: str | Path, apart: float = 0.02):

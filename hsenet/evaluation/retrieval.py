@@ -437,14 +437,17 @@ def benchmark_search(
     dim: int = 768,
     k: int = 100,
     device: str = "cpu",
-    precision: str = "float32",
+    precision: str = "float32",  # of `nearest`; `recall_at_k` always counts in float64
+    what: str = "nearest",  # or `recall`: R@k with two right items for each query
     seed: int = 0,
 ) -> dict:
-    "`{n, dim, k, device, precision, threads, seconds, peak_mib}` of `nearest` on random embeddings; the peak is of the process, or of the GPU."
+    "`{what, n, dim, k, device, precision, threads, seconds, peak_mib}` of a search among random embeddings; the peak is of the process, or of the GPU."
     import resource  # not on Windows
+    if what not in ("nearest", "recall"): raise MetricError(f"what: expected 'nearest' or 'recall', found {what!r}")
     x = np.random.default_rng(seed).standard_normal((n, dim), np.float32)
     start = time.perf_counter()
-    nearest(x, x, k, device, precision=precision)
+    if what == "nearest": nearest(x, x, k, device, precision=precision)
+    else: precision = "float64"; recall_at_k(x, x[::-1], (1, k), np.arange(n) // 2, device=device)
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"n": n, "dim": dim, "k": k, "device": device, "precision": precision, "threads": torch.get_num_threads(), "seconds": seconds, "peak_mib": peak / 2**20}
+    return {"what": what, "n": n, "dim": dim, "k": k, "device": device, "precision": precision, "threads": torch.get_num_threads(), "seconds": seconds, "peak_mib": peak / 2**20}

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['logger', 'WORDNET_FOLDERS', 'LEARNED', 'NO_WORDNET', 'ngram_precisions', 'bleu_counts', 'bleu_of_counts',
            'corpus_bleu', 'common_length', 'rouge', 'find_wordnet', 'meteor', 'cider_d', 'NotComputed', 'bertscore',
-           'ratescore', 'radgraph', 'green', 'learned_score', 'TextMetricError', 'text_scores', 'text_metrics']
+           'ratescore', 'radgraph', 'green', 'learned_score', 'TextMetricError', 'text_scores', 'text_metrics',
+           'means_of', 'usual_text']
 
 # %% ../../nbs/evaluation/01_text.ipynb #af3101c4
 import io
@@ -140,16 +141,25 @@ def find_wordnet(
     return next((_read_wordnet(str(f)) for f in folders if (Path(f) / "index.noun").is_file()), None)
 
 # %% ../../nbs/evaluation/01_text.ipynb #69d08df4
+@lru_cache(maxsize=100_000)
+def _sentence_words(sentence: str) -> tuple[str, ...]: return tuple(NLTKWordTokenizer().tokenize(sentence))
+
+
+@lru_cache(maxsize=20_000)
 def _words(text: str) -> list[str]:
     "nltk's word tokens; sentences are split at . ! ? so that nltk's sentence model isn't needed."
-    return [w for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) for w in NLTKWordTokenizer().tokenize(sentence)]
+    return [w for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) for w in _sentence_words(sentence)]
 
 
 @lru_cache(maxsize=4)
 def _remembered(wordnet: WordNetCorpusReader) -> tuple[SimpleNamespace, SimpleNamespace]:
-    "Stemmer and synonyms that look each word up once."
-    return (SimpleNamespace(stem=lru_cache(maxsize=100_000)(PorterStemmer().stem)),
-            SimpleNamespace(synsets=lru_cache(maxsize=100_000)(wordnet.synsets)))
+    "Stemmer and synonyms that look each word up once. A word's synsets are given as one, of all its synonyms: METEOR asks for no more."
+    @lru_cache(maxsize=100_000)
+    def synsets(word: str) -> tuple[SimpleNamespace, ...]:
+        names = {lemma.name() for synset in wordnet.synsets(word) for lemma in synset.lemmas() if "_" not in lemma.name()}
+        lemmas = [SimpleNamespace(name=lambda name=name: name) for name in names]
+        return (SimpleNamespace(lemmas=lambda: lemmas),)
+    return SimpleNamespace(stem=lru_cache(maxsize=100_000)(PorterStemmer().stem)), SimpleNamespace(synsets=synsets)
 
 
 @lru_cache(maxsize=20_000)
@@ -290,8 +300,25 @@ def text_metrics(
     "`{protocol, n, bleu1…4, rouge1, rouge2, rougeL, meteor, cider, …, not_computed}`: means; a score that can't be had is None, with its reason."
     if protocol not in ("standard", "released"): raise TextMetricError(f"protocol: expected 'standard' or 'released', found {protocol!r}")
     scores, why = text_scores(predictions, references, wordnet, learned)
-    counts = bleu_counts(predictions, references).sum(axis=0)
-    bleu = {n: scores[f"precision{n}"].mean() if protocol == "released" else bleu_of_counts(counts, n)[0] for n in (1, 2, 3, 4)}
-    names = ("rouge1", "rouge2", "rougeL", "meteor", "cider", *learned)
-    return {"protocol": protocol, "n": len(predictions)} | {f"bleu{n}": float(b) for n, b in bleu.items()} | {
-        name: float(scores[name].mean()) if name in scores else None for name in names} | {"not_computed": why}
+    return means_of(scores, bleu_counts(predictions, references), protocol) | dict.fromkeys((name for name in learned if name in why)) | {"not_computed": why}
+
+
+def means_of(
+    scores: dict[str, np.ndarray],  # from `text_scores`
+    counts: np.ndarray,  # from `bleu_counts`
+    protocol: str,
+) -> dict:
+    "What `text_metrics` gives, from scores that are at hand: each case is scored once for both protocols."
+    sums = counts.sum(axis=0)
+    bleu = {f"bleu{n}": float(scores[f"precision{n}"].mean() if protocol == "released" else bleu_of_counts(sums, n)[0]) for n in (1, 2, 3, 4)}
+    names = ("rouge1", "rouge2", "rougeL", "meteor", "cider", *(name for name in LEARNED if name in scores))
+    return {"protocol": protocol, "n": len(counts)} | bleu | {name: float(scores[name].mean()) if name in scores else None for name in names}
+
+# %% ../../nbs/evaluation/01_text.ipynb #94dd20ce
+def usual_text(texts: Sequence[str]) -> str:
+    "The text whose sentences are the most frequent ones among `texts`, on average; the first in the alphabet among equals. Raises `TextMetricError`."
+    sentences = {text: [s for part in re.split(r"(?<=[.!?])\s+", text) if (s := part.strip())] for text in texts}
+    if not any(sentences.values()): raise TextMetricError("a usual text needs texts that say something, found none")
+    seen = Counter(s for text in texts for s in set(sentences[text]))
+    usual = {text: np.mean([seen[s] for s in some]) for text, some in sentences.items() if some}
+    return min(usual, key=lambda text: (-usual[text], text))

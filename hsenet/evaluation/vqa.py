@@ -208,8 +208,8 @@ def baseline_answers(
     train_answers: Sequence[str],
     seed: int = 0,
 ) -> dict[str, list[str]]:
-    "Answers made without the CT: `per-question majority` (an unseen abnormality: the overall one) and `random training answer`."
+    "Answers made without the CT: `per-question majority` (an unseen abnormality: the overall one), `most common answer` to all, and `random training answer`."
     majority = majority_answers(train_abnormalities, train_answers)
     random = np.random.default_rng(seed).choice(len(train_answers), len(abnormalities))
-    return {"per-question majority": [majority.get(a, majority[""]) for a in abnormalities],
+    return {"per-question majority": [majority.get(a, majority[""]) for a in abnormalities], "most common answer": [majority[""]] * len(abnormalities),
             "random training answer": [train_answers[i] for i in random]}

@@ -24,7 +24,7 @@ setup(
     include_package_data=True,
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "metrics": cfg["metrics_requirements"].split(), "dicom": cfg["dicom_requirements"].split()},
+    extras_require={"dev": cfg["dev_requirements"].split(), "metrics": cfg["metrics_requirements"].split(), "dicom": cfg["dicom_requirements"].split(), "cluster": cfg["cluster_requirements"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Preset', 'Seed', 'Set', 'Cache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
-           'Split', 'Column', 'Below', 'Questions', 'corpus', 'train', 'Stage1', 'Stage2', 'Control', 'evaluate',
-           'Trained', 'Learned', 'CTFile', 'Series', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER', 'From',
-           'main', 'config', 'phantoms', 'preprocess', 'corpus_check', 'corpus_unpack', 'train_stage1', 'train_stage2',
-           'train_mrg', 'train_vqa', 'evaluate_retrieval', 'evaluate_zero_shot', 'evaluate_mrg', 'evaluate_vqa',
-           'evaluate_embeddings', 'compare', 'report', 'ask', 'convert', 'bundle']
+           'Split', 'Column', 'Below', 'Scheduler', 'Questions', 'corpus', 'train', 'Stage1', 'Stage2', 'Control',
+           'evaluate', 'Trained', 'Learned', 'CTFile', 'Series', 'Model', 'Slope', 'Intercept', 'Spacing', 'DISCLAIMER',
+           'From', 'main', 'config', 'phantoms', 'preprocess', 'corpus_check', 'corpus_unpack', 'corpus_shard',
+           'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa', 'evaluate_retrieval', 'evaluate_zero_shot',
+           'evaluate_mrg', 'evaluate_vqa', 'evaluate_embeddings', 'compare', 'report', 'ask', 'convert', 'bundle']
 
 # %% ../nbs/07_cli.ipynb #fa84faf0
 import logging
@@ -77,7 +77,7 @@ def config(preset: Preset = "tiny", seed: Seed = 42, settings: Set = None):
     typer.echo(yaml.safe_dump(_call(_config, preset, seed, settings).to_dict(), sort_keys=False))
 
 # %% ../nbs/07_cli.ipynb #2a569178
-Workers = Annotated[int, Option(help="Worker processes.")]
+Workers = Annotated[Optional[int], Option(help="Worker processes; preprocess: else one per core.")]
 
 
 @app.command()
@@ -103,6 +103,7 @@ Patient = Annotated[Optional[str], Option(help=r"Pattern that finds the patient 
 Split = Annotated[Optional[str], Option(help="Where the corpus has none: patient (seeded; the default), rows (the first 80 % train), or a CSV with case and split.")]
 Column = Annotated[Optional[list[str]], Option(help="What a column of the table is for, such as findings=Report_es; may be repeated.")]
 Below = Annotated[Optional[Path], Option(help="Layout released: the folder that the manifest's paths lie in; else the manifest's own.")]
+Scheduler = Annotated[Optional[str], Option(help="Address or scheduler file of a Dask cluster that does the work, such as tcp://10.0.0.1:8786; else this machine.")]
 Questions = Annotated[Optional[Path], Option(help="A copy of RadGenome-ChestCT with questions about this corpus.")]
 
 
@@ -116,10 +117,10 @@ def _said(table, patient, split, column, below) -> dict:
 # %% ../nbs/07_cli.ipynb #fa01a397
 @app.command()
 def preprocess(corpus: Corpus, cache: Annotated[Path, Argument(help="Cache to write.")], preset: Preset = "tiny", seed: Seed = 42, settings: Set = None, release: Release = "auto", layout: Layout = "auto",
-               table: Table = None, patient: Patient = None, split: Split = None, column: Column = None, below: Below = None, questions: Questions = None, workers: Workers = 2):
+               table: Table = None, patient: Patient = None, split: Split = None, column: Column = None, below: Below = None, questions: Questions = None, workers: Workers = None, scheduler: Scheduler = None):
     "Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what is done already is kept."
     from hsenet.data.preprocess import preprocess_corpus
-    typer.echo(_call(lambda: preprocess_corpus(corpus, _config(preset, seed, settings), cache, release, layout, questions, workers=workers, **_said(table, patient, split, column, below))))
+    typer.echo(_call(lambda: preprocess_corpus(corpus, _config(preset, seed, settings), cache, release, layout, questions, workers=workers, scheduler=scheduler, **_said(table, patient, split, column, below))))
 
 # %% ../nbs/07_cli.ipynb #8e56fbd8
 corpus = typer.Typer(help="Look at a corpus, unpack its archives.", no_args_is_help=True)
@@ -145,6 +146,17 @@ def corpus_unpack(archives: Annotated[list[Path], Argument(help="Archives (.zip)
     "Unpack archives, each whole or not at all; those that are unpacked already are left alone."
     from hsenet.data.archives import unpack_all
     typer.echo("\n".join(map(str, _call(unpack_all, archives, folder))))
+
+# %% ../nbs/07_cli.ipynb #69eb7e7a
+@corpus.command("shard")
+def corpus_shard(
+    cache: Cache, output: Annotated[Path, Argument(help="New folder, which training takes as a cache.")],
+    base: Annotated[Optional[str], Option(help="Where you will put OUTPUT/shards, such as s3://bucket/ct-rate; else they stay.")] = None,
+    megabytes: Annotated[float, Option(help="Size of a shard, at most.")] = 500.0,
+):
+    "Turn a cache into WebDataset shards with an index."
+    from hsenet.data.shards import write_shards
+    typer.echo(f"{_call(write_shards, cache, output, base, megabytes)}: shards and their index")
 
 # %% ../nbs/07_cli.ipynb #7d94054b
 train = typer.Typer(help="Train a stage.", no_args_is_help=True)

@@ -1,6 +1,6 @@
 """Time the preprocessing of one large CT, and its memory: outputs/bench/preprocess.json and a chart.
 
-    python tools/bench.py                 512 × 512 × 300, then 768² and 1024² × 800 (two files of 1 to 2 GB, unpacked)
+    python tools/bench.py                 512 × 512 × 300, then 768² and 1024² × 800 (two files of 1 to 2 GB, unpacked), then 100 to 10,000 small cases
     python tools/bench.py --quick         the first only
     python tools/bench.py --search        exact search of 50,000 embeddings among 50,000, and its memory: outputs/bench/search.json
 
@@ -14,9 +14,11 @@ import io
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,10 +62,11 @@ def zlib_only(path: Path, spacing) -> int:
 
 
 def ours(path: Path, spacing, jpeg: bool = False):
-    from hsenet.data.slices import axial_slices, jpeg_round_trip
-    from hsenet.data.volumes import encoder_volume, read_ct
-    ct = read_ct(path, 1, -1024, spacing)
-    volume, slices = encoder_volume(ct), axial_slices(ct)
+    from hsenet.config import preset
+    from hsenet.data.planes import encode_ct
+    from hsenet.data.slices import jpeg_round_trip
+    paper = preset("paper")
+    volume, slices, _ = encode_ct(path, 1, -1024, spacing, None, paper.volume, paper.slices)
     return volume, jpeg_round_trip(slices) if jpeg else slices
 
 
@@ -137,6 +140,30 @@ def check_same(shape: tuple[int, int, int]) -> dict:
     return found
 
 
+def scale(numbers: tuple[int, ...] = (100, 1000, 10_000), repeats: int = 3) -> dict:
+    "Milliseconds per case of a whole job on small phantoms in one process, and of the same job again with nothing left to do; medians."
+    import logging
+
+    import pandas as pd
+    from hsenet.config import preset
+    from hsenet.data.layouts import read_corpus
+    from hsenet.data.phantom import write_corpus
+    from hsenet.data.preprocess import preprocess
+    logging.disable(logging.WARNING)
+    config, rows = preset("mini", **{"phantom.n_train": 90, "phantom.n_valid": 0, "phantom.second_reconstruction": 0.0}), {n: [] for n in numbers}
+    with tempfile.TemporaryDirectory() as folder:
+        some = read_corpus(write_corpus(Path(folder) / "corpus", config.phantom, workers=1, progress=False))
+        for _ in range(repeats):
+            for n in numbers:
+                copies = [some.assign(case=some.case + f"_{i}") for i in range(-(-n // len(some)))]
+                cases, cache = pd.concat(copies, ignore_index=True)[:n], Path(folder) / "cache"
+                first, again = (preprocess(cases, config, cache, workers=0, progress=False) for _ in range(2))
+                assert (first.made, again.reused) == (n, n), "not the same work"
+                rows[n].append((1000 * first.seconds / n, 1000 * again.seconds / n))
+                shutil.rmtree(cache)
+    return {str(n): {"n": repeats, "first_ms": round(statistics.median(a for a, _ in r), 2), "again_ms": round(statistics.median(b for _, b in r), 3)} for n, r in rows.items()}
+
+
 def chart(results: list[dict], path: Path):
     import matplotlib
     matplotlib.use("Agg")
@@ -181,7 +208,7 @@ def main():
     for r in results: r["b_by_a"] = round(r["b"]["median_s"] / r["a"]["median_s"], 3)
     results[0]["c_by_b"] = round(results[0]["c"]["median_s"] / results[0]["b"]["median_s"], 1)
     results[0]["c_by_b_jpeg"] = round(results[0]["c"]["median_s"] / results[0]["b_jpeg"]["median_s"], 1)
-    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {THREADS} used", "same_result": same, "results": results}
+    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {THREADS} used", "same_result": same, "results": results} | ({} if args.quick else {"ms_per_small_case": scale()})
     (OUTPUT / "preprocess.json").write_text(json.dumps(facts, indent=1) + "\n")
     chart(results, OUTPUT / "preprocess.png")
     print(json.dumps(facts, indent=1))

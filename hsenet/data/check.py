@@ -19,8 +19,8 @@ import pandas as pd
 from .corpora import (LABELS, RELEASES, SPLITS, TASKS, WHOLE_SCAN, CorpusError, _case, clean_text, find_table,
                                  major_anatomy, question_columns, read_metadata, read_no_chest, read_table,
                                  read_templates, side_folder)
-from .layouts import (BIMCV_PATIENT, LAYOUTS, assign_split, bimcv_files, bimcv_table, find_by_name,
-                                 find_columns, find_layout, inside, read_released, split_names)
+from .layouts import (BIMCV_PATIENT, LAYOUTS, assign_split, bimcv_files, bimcv_table, files_by_name,
+                                 find_columns, find_layout, inside, likeliest, read_released, split_names)
 from .volumes import SpacingError, VolumeError, read_ct
 
 # %% ../../nbs/data/10_check.ipynb #33639b5b
@@ -253,11 +253,10 @@ def _check_ct_rate(check: Check, root: Path, release: str, partial: bool) -> pd.
 def _place(check: Check, root: Path, names: pd.Series, table: Path, by_name: bool) -> pd.Series:
     "Where each file is; None for those that can't be, or lead out."
     if by_name:
-        files, out = bimcv_files(root), []
-        for i, name in names.items():
-            try: out.append(find_by_name(names.loc[[i]], files, root, table)["path"].iloc[0])
-            except CorpusError as e: check.note("name of two files", table, [e]); out.append(None)
-        return pd.Series(out, index=names.index, dtype=object)
+        by_name = files_by_name(bimcv_files(root))
+        found = [likeliest(name, by_name) for name in names]
+        check.note("name of several files", table, [f"{n}: {' or '.join(f)}" for n, f in zip(names, found) if len(f) > 1])
+        return pd.Series([str(root / f[0]) if len(f) == 1 else None for f in found], index=names.index, dtype=object)
     out, refused = [], []
     for name in names:
         try: out.append(str(inside(root, name, table)))
@@ -265,7 +264,7 @@ def _place(check: Check, root: Path, names: pd.Series, table: Path, by_name: boo
     check.note("path leads out of the folder", table, refused)
     return pd.Series(out, index=names.index, dtype=object)
 
-
+# %% ../../nbs/data/10_check.ipynb #9ec3a64c
 def _check_patients(check: Check, path: Path, rows: pd.DataFrame, names: pd.Series, use: dict, pattern: str | None) -> pd.Series:
     "The patient of each row; notes unknown ones, and those whose file names another."
     try: found = names.str.extract(f"({pattern})")[0] if pattern else pd.Series(None, index=names.index, dtype=object)
@@ -292,8 +291,10 @@ def _rows_of_files(check: Check, path: Path, columns: dict | None) -> tuple[pd.D
 
 # %% ../../nbs/data/10_check.ipynb #0a26ed60
 def _files_left(root: Path, used: set[str], by_name: bool) -> list[str]:
-    "NIfTI files below a folder that no row names, relative to it."
-    return [f for f in (bimcv_files(root) if by_name else sorted(p.relative_to(root).as_posix() for p in root.rglob("*.nii*"))) if str(root / f) not in used]
+    "NIfTI files, and folders of DICOM files (`.dcm`), that no row names, relative to `root`."
+    files = bimcv_files(root) if by_name else sorted(p.relative_to(root).as_posix() for p in root.rglob("*.nii*"))
+    folders = set() if by_name else {p.parent for p in root.rglob("*.dcm")}
+    return [f for f in files if str(root / f) not in used] + sorted(str(d.relative_to(root)) for d in folders if not {str(d), *map(str, d.parents)} & used)
 
 
 def _check_table(check: Check, root: Path, path: Path, by_name: bool, columns: dict | None, patient: str | None, split: str | Path, partial: bool, **how) -> pd.DataFrame:
@@ -319,7 +320,7 @@ def _check_table(check: Check, root: Path, path: Path, by_name: bool, columns: d
     _check_table_labels(check, path, rows, names)
     return cases[there]
 
-
+# %% ../../nbs/data/10_check.ipynb #5955e765
 def _give_split(check: Check, path: Path, cases: pd.DataFrame, rows: pd.DataFrame, use: dict, split: str | Path, how: dict) -> pd.DataFrame:
     "`cases` with the split that reading would give; empty where that can't be."
     try: return cases.assign(split=split_names(rows[use["split"]], path)) if "split" in use else assign_split(cases, split, **how)

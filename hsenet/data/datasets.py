@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..config import AugmentConfig
+from .shards import Shards, has_shards
 
 # %% ../../nbs/data/05_datasets.ipynb #fe8cbb62
 log = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ class CLIPDataset(Dataset):
     ):
         self.cache, self.augment, self.seed, self.epoch = Path(cache), augment, seed, 0
         self.records = read_manifest(cache, split)
+        self.shards = Shards(cache) if has_shards(cache) else None
 
     def __len__(self) -> int: return len(self.records)
 
@@ -163,9 +165,13 @@ class CLIPDataset(Dataset):
         texts = wordings(record)
         return drop_sentences(texts[rng.integers(len(texts))], self.augment.sentences, rng)
 
+    def read(self, record: dict, part: str) -> np.ndarray:
+        "An array of a case, from its file or its shard. Raises `DatasetError`, `ShardError`."
+        return self.shards.read(record["case"], part) if self.shards else _array(self.cache / record[part], record["case"])
+
     def load(self, record: dict) -> dict[str, Tensor]:
         "Volume (1, D, H, W) and slice features (n, dim) of a case, float32."
-        volume, features = (_array(self.cache / record[k], record["case"]) for k in ("volume", "slice_features"))
+        volume, features = (self.read(record, part) for part in ("volume", "slice_features"))
         volume = volume.astype(np.float32)
         if self.augment is not None: volume = augment_volume(volume, self.augment, named_generator(self.seed, self.epoch, record["case"]))
         return {"volume": torch.from_numpy(volume), "slice_features": torch.from_numpy(features.astype(np.float32))}

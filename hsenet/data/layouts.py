@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['logger', 'COLUMNS', 'SPLIT_NAMES', 'BIMCV_TABLES', 'BIMCV_PATIENT', 'CT_RATE_PATIENT', 'LAYOUTS', 'find_columns',
-           'inside', 'split_names', 'assign_split', 'case_name', 'read_folder', 'bimcv_table', 'find_by_name',
-           'bimcv_files', 'read_bimcv', 'write_released', 'read_released', 'read_released_cts', 'find_layout',
-           'read_corpus', 'read_corpus_questions']
+           'inside', 'split_names', 'assign_split', 'case_name', 'read_folder', 'bimcv_table', 'files_by_name',
+           'likeliest', 'find_by_name', 'bimcv_files', 'read_bimcv', 'write_released', 'read_released',
+           'read_released_cts', 'find_layout', 'read_corpus', 'read_corpus_questions']
 
 # %% ../../nbs/data/08_layouts.ipynb #150d48b0
 import json
@@ -47,7 +47,7 @@ def find_columns(table: pd.DataFrame, path: Path, given: dict[str, str] | None =
         raise CorpusError(f"{path}: which column is the {' and which the '.join(missing)}? Found {', '.join(map(str, table.columns))}; say it by columns={{'{missing[0]}': …}}")
     return found
 
-
+# %% ../../nbs/data/08_layouts.ipynb #c687abf4
 def inside(root: Path, name: str, table: Path) -> Path:
     "The path of `name` below `root`. Raises `CorpusError` for one that leads out of it, or can't be one."
     path = root / PurePosixPath(str(name).replace("\\", "/"))
@@ -69,7 +69,7 @@ def split_names(names: pd.Series, path: Path) -> pd.Series:
 
 def assign_split(
     cases: pd.DataFrame, # in the order of the corpus's table
-    split: str | Path = "patient", # `patient`, `rows`, or a file
+    split: str | Path = "patient", # `patient`, `rows`, or a file: CSV with split, and case or a path; or an authors' manifest
     share: float = 0.8, # of the patients, or rows, for training
     seed: int = 42,
 ) -> pd.DataFrame:
@@ -86,12 +86,26 @@ def assign_split(
         return out
     return _given_split(cases, Path(split))
 
+# %% ../../nbs/data/08_layouts.ipynb #70fe1b50
+def _split_table(path: Path) -> pd.Series:
+    "Split by case, or by file name without its ending: of a CSV with `split`, and `case` or a path; or of an authors' manifest. Raises `CorpusError`."
+    if path.suffix == ".json": table = read_released(path)[0]
+    else:
+        table = read_table(path, ["split"])
+        column = "case" if "case" in table else next((c for c in table.columns if str(c).lower() in COLUMNS["path"]), None)
+        if column is None: raise CorpusError(f"{path}: expected a column case, or a path; found {', '.join(map(str, table.columns))}")
+        table = table.assign(case=table[column].astype(str).map(lambda p: p if column == "case" else case_name(PurePosixPath(p.replace("\\", "/")).name)))
+    if repeats := table.case[table.case.duplicated()].tolist(): raise CorpusError(f"{path}: {repeats[0]!r} stands in more than one row ({len(repeats)} repeats); keep one")
+    return split_names(table.set_index("case")["split"], path)
+
 
 def _given_split(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
-    "Splits from a CSV with `case` and `split`."
-    table = split_names(read_table(path, ["case", "split"], unique="case").astype(str).set_index("case")["split"], path)
-    if lost := [c for c in cases.case if c not in table.index]: raise CorpusError(f"{path}: says nothing of {lost[0]} ({len(lost)} cases)")
-    return cases.assign(split=cases.case.map(table))
+    "Splits from a file, by case or by file name. Raises `CorpusError` for cases that it says nothing of, or whose file names aren't their own."
+    table = _split_table(path)
+    names = cases.case if cases.case.isin(table.index).any() or "path" not in cases else cases.case.where(cases.path.isna(), cases.path.map(lambda p: case_name(PurePosixPath(str(p)).name)))
+    if lost := [c for c in names if c not in table.index]: raise CorpusError(f"{path}: says nothing of {lost[0]} ({len(lost)} cases)")
+    if names.duplicated().any(): raise CorpusError(f"{path}: {names[names.duplicated()].iloc[0]!r} is the name of several files; name the cases instead, in a column case")
+    return cases.assign(split=names.map(table))
 
 # %% ../../nbs/data/08_layouts.ipynb #1b1876a8
 def case_name(path: str, root: str = "") -> str:
@@ -110,7 +124,7 @@ def _patients(rows: pd.DataFrame, names: pd.Series, use: dict[str, str], pattern
     if found.isna().any(): raise CorpusError(f"{path}: the pattern {pattern!r} finds no patient in {names[found.isna()].iloc[0]!r} ({found.isna().sum()} rows)")
     return found
 
-
+# %% ../../nbs/data/08_layouts.ipynb #dbc560a0
 def _labels(rows: pd.DataFrame, path: Path) -> list | None:
     "CT-RATE's 18 labels for each row, if the table has them all. Raises `CorpusError` for others than 0 and 1."
     if not set(LABELS) <= set(rows.columns): return None
@@ -152,7 +166,7 @@ def _with_report(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
     logger.info("%s: %d CTs; %d without a report left out", path, len(cases), silent.sum())
     return _complete(cases[~silent])
 
-
+# %% ../../nbs/data/08_layouts.ipynb #8738f7fa
 def read_folder(
     root: str | Path, # holds the CTs
     table: str | Path, # CSV
@@ -184,6 +198,21 @@ def _tail(a: str, b: str) -> int:
     return next((n for n, (x, y) in enumerate(pairs) if x != y), min(len(PurePosixPath(a).parts), len(PurePosixPath(b).parts)))
 
 
+def files_by_name(files: list[str]) -> dict[str, list[str]]:
+    "Files by the last step of their path."
+    out = {}
+    for f in files: out.setdefault(PurePosixPath(f).name, []).append(f)
+    return out
+
+
+def likeliest(name: str, by_name: dict[str, list[str]]) -> list[str]:
+    "The files that a path of another machine may mean: those of its name that share most of the folders before it."
+    said = name.replace("\\", "/")
+    found = by_name.get(PurePosixPath(said).name, [])
+    best = max((_tail(f, said) for f in found), default=0)
+    return [f for f in found if _tail(f, said) == best]
+
+# %% ../../nbs/data/08_layouts.ipynb #92052a95
 def find_by_name(
     names: pd.Series, # paths of any machine
     files: list[str], # that there are, relative to `root`
@@ -191,13 +220,11 @@ def find_by_name(
     table: Path, # for messages
 ) -> pd.DataFrame: # name (relative to `root` if there is such a file, else as it was), path (None if there is none)
     "Files by their name, and by the folders before it where several have it. Raises `CorpusError` if that leaves two."
-    by_name, out = {}, []
-    for f in files: by_name.setdefault(PurePosixPath(f).name, []).append(f)
+    by_name, out = files_by_name(files), []
     for name in names:
-        said = name.replace("\\", "/")
-        found = sorted(by_name.get(PurePosixPath(said).name, []), key=lambda f: _tail(f, said), reverse=True)
-        if len(found) > 1 and _tail(found[0], said) == _tail(found[1], said): raise CorpusError(f"{table}: {name!r} may be {found[0]} or {found[1]}; keep one, or mend the table")
-        out.append((found[0], str(root / found[0])) if found else (said, None))
+        found = likeliest(name, by_name)
+        if len(found) > 1: raise CorpusError(f"{table}: {name!r} may be {found[0]} or {found[1]}; keep one, or mend the table")
+        out.append((found[0], str(root / found[0])) if found else (name.replace("\\", "/"), None))
     return pd.DataFrame(out, columns=["name", "path"], index=names.index, dtype=object)
 
 # %% ../../nbs/data/08_layouts.ipynb #10aa1741
@@ -309,7 +336,7 @@ def find_layout(root: str | Path) -> str:
     if (root / "corpus.csv").is_file(): return "folder"
     raise CorpusError(f"{root}: no known corpus; expected {'; '.join(f'{what} ({name})' for name, what in LAYOUTS.items())}; or say table=, a CSV")
 
-
+# %% ../../nbs/data/08_layouts.ipynb #6c91a991
 def read_corpus(
     root: str | Path,
     layout: str = "auto",

@@ -861,7 +861,7 @@ def evaluate_mrg(
     said, truth, patients = ([row[k] for row in rows] for k in ("prediction", "reference", "patient"))
     known = one_per_scan(read_manifest(cache, "train"))
     training, nearest = [r["findings"] for r in known], nearest_reports(model_folder, data, output, [item["record"] for item in asked], known[:neighbours]) if neighbours else None
-    numbers, missing, details = {}, {}, {"labeler": labeler if isinstance(labeler, str) else type(labeler).__name__}
+    numbers, missing, details = {}, {}, {"labeler": labeler if labeler is None or isinstance(labeler, str) else type(labeler).__name__}
     labeler = named_labeler(labeler) if isinstance(labeler, str) else labeler
     if labeler is None: missing["clinical scores"] = "no labeler was given"
     else:

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization 
 from transformers.configuration_utils import PretrainedConfig
 
 from ..config import Config
-from .vit import MLP, CrossAttention, init_module
+from .vit import MLP, CrossAttention, init_module, make_config
 
 # %% ../../nbs/models/02_packer.ipynb #4e1d4610
 class SpatialPackerConfig(PretrainedConfig):
@@ -78,7 +78,8 @@ class Projector(PreTrainedModel):
     config_class, base_model_prefix, main_input_name = SpatialPackerConfig, "projector", "tokens"
     _supports_sdpa = True
 
-    def __init__(self, config: SpatialPackerConfig):
+    def __init__(self, config: SpatialPackerConfig | None = None, **sizes): # a configuration, or its settings by keyword
+        config = make_config(self.config_class, config, sizes)
         super().__init__(config)
         self.mlp = MLP(config.in_dim, config.out_dim, config.out_dim)
 
@@ -96,9 +97,9 @@ class SpatialPacker(Projector):
                 "cross.out": "resolution_attention.output_linear", "cross.norm": "resolution_attention.norm",
                 "mlp.fc1": "proj_mpls.0", "mlp.fc2": "proj_mpls.2"}  # the authors' names for our parts
 
-    def __init__(self, config: SpatialPackerConfig):
-        super().__init__(config)
-        self.cross = CrossAttention(config.in_dim, dropout=config.dropout)
+    def __init__(self, config: SpatialPackerConfig | None = None, **sizes):
+        super().__init__(config, **sizes)
+        self.cross = CrossAttention(self.config.in_dim, dropout=self.config.dropout)
         self.post_init()
 
     def forward(self, tokens: Tensor) -> Tensor:

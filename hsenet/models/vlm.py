@@ -249,12 +249,13 @@ def load_language_model(
     if load_in_8bit and gpu and find_spec("bitsandbytes"):
         settings |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": {"": torch.cuda.current_device()}}
     elif load_in_8bit: logger.warning("%s: 8-bit loading needs CUDA and bitsandbytes; loading in %s", name, settings["dtype"])
-    try: model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **settings)
+    try: model, found = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, output_loading_info=True, **settings)
     except OSError as e:
         raise FileNotFoundError(f"language model {name!r}: neither a folder with a model nor one that the hub gives ({e}); set language.pretrained") from e
     except ValueError as e:
         if "trust_remote_code" not in str(e): raise
         raise ValueError(f"language model {name!r} comes with code of its own, which hsenet never runs; choose one that transformers knows") from e
+    if lost := sorted(found["missing_keys"]): raise ValueError(f"language model {name!r}: {len(lost)} tensors are not in its files ({', '.join(lost[:5])}); they would be random")
     _resize(model, vocab_size)
     return model
 

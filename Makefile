@@ -53,7 +53,7 @@ docs: $(READY)  ## the site, offline: outputs/docs/index.html; writes README.md 
 	@$(BIN)/python tools/docs.py
 
 lab: $(READY)  ## JupyterLab on the notebooks
-	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(NB),nbs/$(NB).ipynb,nbs/index.ipynb)
+	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(NB),nbs/$(NB).ipynb,nbs/index.ipynb)
 
 clean-notebooks: $(READY)  ## strip notebooks of what should not be committed, export the modules anew
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export

@@ -42,6 +42,11 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
     parser.add_argument("--data", type=Path, default=Path("data"))
     args = parser.parse_args()
+    from hsenet.config import ConfigError, preset
+    try: preset(args.preset)  # before anything is moved
+    except ConfigError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
     if moved := set_aside(args.output): print(f"{args.output} was there already: it is now {moved}; starting over in {args.output}")
     for made in sorted(args.data.glob(f"*-{args.preset}-{args.seed}")): print(f"using again what is complete in {made}")
     from papermill.exceptions import PapermillExecutionError

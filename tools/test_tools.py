@@ -110,6 +110,14 @@ def test_earlier_run_is_set_aside():
     assert all(k.name.startswith("quickstart-20330518-") and (k / "table.md").exists() for k in kept), kept
 
 
+def test_unknown_preset_moves_nothing():
+    folder = TEMPORARY / "quickstart"
+    folder.mkdir()
+    said = subprocess.run([sys.executable, "tools/quickstart.py", "--preset", "huge", "--output", folder], cwd=ROOT, capture_output=True, text=True)
+    assert said.returncode == 1 and said.stderr.startswith("error: unknown preset 'huge': there are paper"), said
+    assert folder.exists() and [p.name for p in TEMPORARY.iterdir()] == ["quickstart"], list(TEMPORARY.iterdir())
+
+
 def test_failure_of_a_test_is_counted():
     from test import Check
     assert Check("good", [sys.executable, "-c", "print(1)"], "a").run().passed
@@ -149,6 +157,22 @@ def test_docs_show_finished_runs_only():
         path.write_text(json.dumps({"cells": [], "metadata": {"papermill": state}}))
         assert finished(path) == wanted, state
     assert not finished(TEMPORARY / "none.ipynb")
+
+
+def test_docs_keep_the_order_of_parameters():
+    sys.path.insert(0, str(ROOT / "tools/docs"))
+    from conf import docments_of
+    from hsenet.training.loop import TrainingError, parameter_groups
+    assert docments_of(parameter_groups) == {"model": "", "weight_decay": "", "lr": "", "lr_scale": "a tensor's own share of `lr`, by its name"}
+    assert docments_of(TrainingError) == {}
+
+
+def test_lab_runs_run_notebooks_from_the_top():
+    code = "import os; print(os.getcwd(), end='')"
+    for folder, wanted in (("nbs/runs", ROOT), ("nbs/data", ROOT / "nbs/data")):
+        said = subprocess.run([sys.executable, "-c", (ROOT / "tools/lab_startup.py").read_text().replace("__file__", repr(str(ROOT / "tools/lab_startup.py"))) + code],
+                              cwd=ROOT / folder, capture_output=True, text=True)
+        assert said.stdout == str(wanted), said
 
 
 def test_old_python_is_refused():

@@ -361,7 +361,7 @@ class CLIPCollator:
 
     def fits(self, text: str) -> bool:
         "Is a text short enough?"
-        return len(self.tokenizer(text)["input_ids"]) <= self.max_length
+        return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.max_length
 
     def __call__(self, items: list[dict]) -> dict:
         texts = [truncate_report(item["text"], self.fits, self._draw(item)) for item in items]
@@ -399,14 +399,14 @@ class VLMCollator:
         "Token ids of a text, without special tokens."
         if text not in self._known:
             if len(self._known) >= 10_000: self._known.clear()  # prompts and short answers come again and again; memory stays small
-            self._known[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            self._known[text] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return self._known[text]
 
     def row(self, item: dict) -> tuple[list[int], list[int]]:
         "Ids before the answer, and ids of the answer with EOS (none unless training)."
         before = self.head + self.ids(item["prompt"])
         room = self.max_length - len(before) - 1
-        if room < 1: raise DatasetError(f"case {item['case']}: {len(before)} tokens of image and prompt leave no room for an answer in max_length {self.max_length}")
+        if room < 1: raise DatasetError(f"case {item['case']}: {len(before)} tokens of image and prompt leave no room for an answer in max_length {self.max_length}; shorten the prompt, or set a larger max_length")
         if not self.train: return before, []
         answer = truncate_report(item["answer"], lambda text: len(self.ids(" " + text)) <= room)
         if answer != item["answer"]: self._note()

@@ -261,10 +261,10 @@ def header_facts(
     "How the voxels below a header become HU along known axes. Raises `VolumeError`."
     blank, (own_slope, own_intercept) = has_blank_geometry(header), header.get_slope_inter()
     scale, shift, source = choose_rescale((1.0 if own_slope is None else float(own_slope), float(own_intercept or 0)), blank, (slope, intercept), path)
-    meta = {"path": str(path), "hu_source": source, "axes": "blank" if blank else "".join(nib.aff2axcodes(header.get_best_affine()))}
+    meta = {"path": str(path), "hu_source": source, "axes": "blank"}
     if blank: return np.array([(0, 1), (1, 1), (2, 1)]), _spacing(spacing, path), (scale, shift), meta
-    turn, (sx, sy, sz) = patient_turn(header.get_best_affine(), path)
-    return turn, (sz, sx, sy), (scale, shift), meta
+    turn, (sx, sy, sz) = patient_turn(header.get_best_affine(), path)  # first: it refuses affines that have no axes to name
+    return turn, (sz, sx, sy), (scale, shift), meta | {"axes": "".join(nib.aff2axcodes(header.get_best_affine()))}
 
 
 def _read_nifti(path: str | Path, slope: float | None, intercept: float | None, spacing) -> CT:

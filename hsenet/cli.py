@@ -223,7 +223,7 @@ def _evaluate(which: str, model: Path, cache: Path, output: Path, split: str, **
         return getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
     _table(evaluated, which, output)
 
-
+# %% ../nbs/07_cli.ipynb #6518eaaf
 @evaluate.command("retrieval")
 def evaluate_retrieval(model: Trained, cache: Cache, output: Output, split: str = "validation"):
     "Retrieval, zero-shot classification, linear probe of a CLIP."
@@ -247,7 +247,7 @@ def evaluate_vqa(model: Trained, cache: Cache, output: Output, split: str = "val
     "Answers to questions."
     _evaluate("vqa", model, cache, output, split, task=task, learned=_learned(learned))
 
-
+# %% ../nbs/07_cli.ipynb #d5f7d366
 @evaluate.command("embeddings")
 def evaluate_embeddings(
     volumes: Annotated[tuple[Path, Path], Option(help="Embeddings of volumes (.npy) and the names of their rows (.txt or .json).")],

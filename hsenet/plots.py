@@ -197,7 +197,7 @@ def _panels(rows: Sequence[Mapping], x: str) -> dict[str, list[str]]:
         if numeric and key not in (x, "epoch", "cases_per_second"): out.setdefault(key.split("/")[-1], []).append(key)
     return out
 
-
+# %% ../nbs/06_plots.ipynb #3750db53
 def plot_history(
     rows: Sequence[Mapping] | str | Path,  # rows of `metrics.jsonl`, or its path
     panels: Mapping[str, Sequence[str]] | Sequence[str] | None = None,  # title → keys, or titles to pick; None: all
@@ -222,7 +222,7 @@ def plot_history(
         if title: fig.suptitle(title)
     return fig
 
-
+# %% ../nbs/06_plots.ipynb #3fba074d
 def _draw_curves(ax: Axes, rows: Sequence[Mapping], keys: Sequence[str], x: str, smooth: int, name: str):
     for i, key in enumerate(keys):
         points = [(row[x], row[key]) for row in rows if x in row and isinstance(row.get(key), (int, float))]

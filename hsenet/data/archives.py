@@ -66,7 +66,7 @@ def _write_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path
             out.write(data)
     if left: raise ArchiveError(f"{source.filename}: {member.filename!r} is smaller than it declares; download it again")
 
-
+# %% ../../nbs/data/07_archives.ipynb #37ec1fb6
 def unpack(
     archive: str | Path, # .zip
     folder: str | Path, # is made; must not be there yet

@@ -190,7 +190,7 @@ def _texts(base: Path, split: str) -> pd.DataFrame:
     reports, regions = find_table(base / "radiology_text_reports", split, "reports.csv"), find_table(base / "radgenome_files", split, "region_report.csv")
     return read_region_reports(regions) if regions.is_file() and not reports.is_file() else read_reports(reports)
 
-
+# %% ../../nbs/data/01_corpora.ipynb #4b58ad27
 def _read_split(base: Path, folder: Path, split: str) -> pd.DataFrame:
     "The rows of one split."
     cases = list_volumes(folder, split)

@@ -137,7 +137,7 @@ def wordings(record: dict) -> list[str]:
     "The report of a case in all its wordings."
     return [record["findings"], *(t for t in record.get("variants") or [] if t)]
 
-
+# %% ../../nbs/data/05_datasets.ipynb #ed55fd80
 class CLIPDataset(Dataset):
     "Volumes, slice features and reports of one split."
 
@@ -266,7 +266,7 @@ class QuestionDataset(ReportDataset):
         said = {fill_template(t, q) for q in self.questions for t in self.templates[q["task"]]}
         return sorted(said | {str(q["answer"]) for q in self.questions})
 
-
+# %% ../../nbs/data/05_datasets.ipynb #07903675
 def read_templates(
     path: Path,  # JSON: task → questions; where there is no such file, `QUESTIONS`
     tasks: Sequence[str],
@@ -309,7 +309,7 @@ def _word_pieces(model: models.WordPiece) -> Tokenizer:
     t.normalizer, t.pre_tokenizer, t.decoder = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     return t
 
-
+# %% ../../nbs/data/05_datasets.ipynb #194f29ed
 def _bert_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
     t = _word_pieces(models.WordPiece(unk_token="[UNK]"))

@@ -275,7 +275,7 @@ def _json_lines(path: Path) -> list[dict]:
     if not path.is_file(): raise FileNotFoundError(f"no {path}; preprocess a corpus first")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
-
+# %% ../../nbs/data/08_layouts.ipynb #a5b837e9
 def read_released(
     path: str | Path, # .json
     root: str | Path | None = None, # paths are below it; None: absolute paths are taken as they are

@@ -304,6 +304,8 @@ _heart_kinds = [
 # %% ../../nbs/data/00_phantom.ipynb #88a01e9d
 _four = tuple(name for name in LOBES if "middle" not in name)
 _sides_of_pleura = "right pleura", "left pleura", "both pleurae"
+
+# %% ../../nbs/data/00_phantom.ipynb #e2b14fc2
 _bold_lung_kinds = [
     _kind("Emphysema", "lung/lung", r"emphysema|parenchyma|density", (0.19, ("right upper lobe", "left upper lobe", "both upper lobes")), (0.3, (*_four, "both upper lobes")), """
         Emphysema is present {at}.
@@ -366,6 +368,8 @@ _pleural_kinds = [
 
 # %% ../../nbs/data/00_phantom.ipynb #fecf434c
 _lower = "right lower lobe", "left lower lobe", "both lower lobes"
+
+# %% ../../nbs/data/00_phantom.ipynb #c5aaa008
 _lung_kinds = [
     _kind("Lung opacity", "lung/lung", r"opacit|ground glass", (0.37, LOBES), None, """
         Ground glass opacity is present {at}.
@@ -1229,7 +1233,7 @@ def _questions(phantom: Phantom, file: str) -> dict[str, list[dict]]:
             out["vqa_presence"].append({"Volumename": file, "Anatomy": kind.region, "Finding": kind.noun, "Presence": "Yes." if phantom.get(kind.label) else "No."})
     return out
 
-
+# %% ../../nbs/data/00_phantom.ipynb #13716e42
 def _reports(phantom: Phantom, file: str, variants: int, seed: int) -> dict[str, list[dict]]:
     "CT-RATE's rows for one volume, and its report by region."
     return {
@@ -1287,7 +1291,7 @@ def _make_scan(name: str, job: _Job) -> dict[str, list[dict]]:
         for table, new in {**_reports(phantom, path.name, variants, job.seed), **_questions(phantom, path.name)}.items(): rows.setdefault(table, []).extend(new)
     return rows
 
-
+# %% ../../nbs/data/00_phantom.ipynb #e533e190
 def _make_scans(names: Sequence[str], job: _Job) -> list[dict]: return [_make_scan(name, job) for name in names]
 
 
@@ -1347,7 +1351,7 @@ def _check_folder(mark: Path, settings: dict) -> bool:
     changed = ", ".join(f"{k} {found['settings'].get(k)!r} instead of {settings[k]!r}" for k in keys)
     raise PhantomError(f"{mark.parent} holds another corpus: {changed}; choose another folder, or delete this one")
 
-
+# %% ../../nbs/data/00_phantom.ipynb #cbd111d8
 def write_corpus(
     root: str | Path,  # folder; made if need be
     config: PhantomConfig,

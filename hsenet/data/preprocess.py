@@ -190,7 +190,7 @@ def _start_worker():
         os._exit(1)
     threading.Thread(target=end_with_parent, daemon=True).start()
 
-
+# %% ../../nbs/data/04_preprocess.ipynb #ecb016a9
 def _run_here(chunks: list[list[dict]], *args, workers: int | None = None) -> Iterator[list[dict | Failure]]:
     "The results of `_process_chunk` as they come; in this process if `workers` is 0. Raises `PreprocessError`."
     workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(chunks))
@@ -331,7 +331,7 @@ def _make(cache: Path, rows: list[dict], config: Config, run: Callable, progress
             bar.update(len(results))
     return made, failures
 
-
+# %% ../../nbs/data/04_preprocess.ipynb #9990f4b4
 def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, run: Callable, progress: bool) -> tuple[int, int, list[Failure], Path]:
     "Do what the journal lacks, then write journal, failures and manifest: cases made, reused, failed; the manifest."
     facts = cases.reindex(columns=["case", "path", "slope", "intercept", "spacing", *{"series"} & set(cases)])
@@ -346,7 +346,7 @@ def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, run: Cal
     _write_failures(cache, failures)
     return len(made), len(rows) - len(todo), failures, _write_manifest(cache, cases, done)
 
-
+# %% ../../nbs/data/04_preprocess.ipynb #f37f4541
 def preprocess(
     cases: pd.DataFrame,  # of `data.corpora`
     config: Config,  # `volume` and `slices` are used
@@ -445,7 +445,7 @@ def _encode_batch(encoder: SliceEncoder, stacks: list[np.ndarray]) -> list[np.nd
         for i, f in zip(here, np.split(out, len(here))): features[i] = f
     return features
 
-
+# %% ../../nbs/data/04_preprocess.ipynb #79eb3867
 def _encode_all(cache: Path, encoder: SliceEncoder, records: list[dict], batch: int, jpeg_quality: int, progress: bool):
     "Write the missing features, in the batches that an undisturbed job makes: the last bits of a result depend on its batch."
     there = set(os.listdir(cache / "slice_features"))
@@ -459,7 +459,7 @@ def _encode_all(cache: Path, encoder: SliceEncoder, records: list[dict], batch: 
                     if r["case"] in missing: save_array(cache / "slice_features" / f"{r['case']}.npy", f)
             bar.update(len(group))
 
-
+# %% ../../nbs/data/04_preprocess.ipynb #443927ba
 def add_slice_features(
     cache: str | Path,  # with a manifest
     encoder: SliceEncoder,

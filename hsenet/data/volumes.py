@@ -231,7 +231,7 @@ def read_ct(
     check_geometry(ct, spacing, path)
     return ct
 
-
+# %% ../../nbs/data/02_volumes.ipynb #412cadd2
 def check_geometry(ct: CT, spacing: tuple[float, float, float] | None, path: str | Path) -> None:
     "Raise `VolumeError` where a table's spacing isn't the file's, or no scanner is as long as the scan."
     if spacing is not None: _check_spacing(ct.spacing, spacing, path)
@@ -250,7 +250,7 @@ def _check_spacing(found: tuple[float, ...], told: Sequence[float], path: str | 
     text = [" × ".join(f"{s:g}" for s in spacing) for spacing in (found, told)]
     raise SpacingError(f"{path}: its header says voxels of {text[0]} mm (z, x, y), the table {text[1]} mm; mend the table, or leave its spacing out")
 
-
+# %% ../../nbs/data/02_volumes.ipynb #98235efc
 def header_facts(
     header: nib.Nifti1Header,
     path: str | Path,

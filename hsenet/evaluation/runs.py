@@ -210,7 +210,7 @@ def retrieval_numbers(
         out[_named(f"median rank {way}", protocol)] = number(float(np.median(places)), n, protocol, spread, chance=(n + 1) / 2)
     return out
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #f8504277
 def overlap_numbers(
     volumes: np.ndarray,  # (N, P)
     labels: np.ndarray,  # (N, 18)
@@ -277,7 +277,7 @@ def text_numbers(
             out[_named(TEXT_NAMES[key], protocol)] = number(mean.get(key), len(references), protocol, spread.get((key, protocol)), **{k: m.get(key) for k, m in other.items()})
     return out, {TEXT_NAMES[k]: reason for k, reason in (why | {k: NOT_ASKED for k in LEARNED if k not in learned}).items()}
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #8c4c38f8
 def _scored(texts: Sequence[str], references: Sequence[str], learned: Any) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, str]]:
     scores, why = text_scores(texts, references, learned=learned)
     return scores, bleu_counts(texts, references), why
@@ -335,7 +335,7 @@ def clinical_numbers(
     if "auroc" in m["macro"]: out |= auroc_numbers("labeler's AUROC", stated_scores(said, names), presence(truth, names), names, patients)
     return out | _error_numbers(m, each, rows, patients) | _place_numbers(said, truth, m, names, patients)
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #8a330e14
 def _error_numbers(m: dict, each: np.ndarray, rows: np.ndarray, patients: Sequence[str]) -> dict[str, dict]:
     "What goes wrong, and how often: CRG, findings made up and left out."
     n, share = len(each), lambda wrong, of: interval_of(each.sum(2)[:, [wrong, of]], patients, lambda s: mean_of(np.c_[s[:, 0], s[:, 0] + s[:, 1]]))
@@ -417,7 +417,7 @@ def _asked(rows: Sequence[dict], training: Sequence[dict]) -> tuple[list[str], l
     asked, answers, predictions, patients = ([r[k] for r in rows] for k in ("abnormality", "answer", "prediction", "patient"))
     return answers, predictions, patients, baseline_answers(asked, [r["abnormality"] for r in training], [r["answer"] for r in training])
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #95e412ba
 def size_numbers(rows: Sequence[dict], training: Sequence[dict]) -> tuple[dict[str, dict], dict]:
     "Absolute errors in mm, over the questions that were answered with a size; and the share of all that is within the tolerance."
     answers, predictions, patients, blind = _asked(rows, training)
@@ -537,7 +537,7 @@ def _stores(output: Path, model_folder: str | Path, cache: str | Path, seed: int
 
 def _gpu(model: VolumeCLIP) -> str: return "cuda" if model.device.type == "cuda" else "cpu"
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #f1ebcc12
 def evaluate_zero_shot(
     model_folder: str | Path,  # a `VolumeCLIP`, stage 1 or 2, with its tokenizer
     cache: str | Path,
@@ -562,7 +562,7 @@ def evaluate_zero_shot(
         _save_figure(plot_numbers(numbers, {title: "mean"} | {f"{title}: {n}": n for n in names}, title, "AUROC"), output / "figures" / f"{title.replace(' ', '_').replace(',', '')}.png")
     return save_metrics(output, cache, "zero-shot classification", model_folder, split, len(records), numbers, list(prompts), {}, prompts={t: {n: of(n) for n in names} for t, of in prompts.items()})
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #1f725adf
 def _write_rows(path: Path, records: Sequence[dict], rows: Sequence[dict]):
     "JSON Lines, one per record."
     part = path.with_name(path.name + ".part")
@@ -629,7 +629,7 @@ def _curve(ranks: Any, patients: Sequence[str]) -> dict[str, list[float]]:
     low, high = np.quantile(weights @ hits / weights.sum(1, keepdims=True), [0.025, 0.975], axis=0)
     return {"k": ks, "value": hits.mean(0), "low": low, "high": high}
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #9a848d9f
 def _chance_curve(groups: np.ndarray) -> dict[str, list[float]]:
     ks = _steps(len(groups))
     return {"k": ks, "value": list(chance_recall(len(groups), ks, right_items(groups)).values())}
@@ -806,7 +806,7 @@ def _add_nearest(numbers: dict[str, dict], theirs: dict[str, dict]):
     for name, one in theirs.items():
         if name in numbers: numbers[name]["baselines"]["nearest training case"] = one["value"]
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #25f7fcff
 def nearest_reports(
     model_folder: str | Path,
     data: CLIPDataset,
@@ -834,7 +834,7 @@ def _pooled(model: HSENetVLM, data: CLIPDataset, records: Sequence[dict], batch_
         rows += [torch.cat([t.float().mean(0) for t in tokens[r["case"]]]) for r in chunk]
     return torch.nn.functional.normalize(torch.stack(rows), dim=1).cpu()
 
-
+# %% ../../nbs/evaluation/04_runs.ipynb #02a4380c
 def finding_names(training: Sequence[dict]) -> list[str]:
     "The findings that some training reports state, in the order of `LABELS`, others after them."
     stated = {name for report in training for name, finding in report.items() if finding["present"]}

@@ -198,7 +198,7 @@ def _with_teacher(model: PreTrainedModel) -> dict[str, nn.Module]:
     "Prefix of the released names → model: itself, and its teacher."
     return {"": model} | ({TEACHER: model.teacher} if getattr(model, "teacher", None) is not None else {})
 
-
+# %% ../../nbs/models/04_checkpoints.ipynb #18dd0e0f
 def from_released(
     kind: str, # vit_stage1, vit_stage2, packer, clip_stage1, clip_stage2 or vlm
     state_dict: Mapping, # released name → tensor, torch or numpy
@@ -499,7 +499,7 @@ def _rewrite(source: Path, folder: Path, progress: bool):
     save_file({n: x.contiguous().clone() for n, x in weights}, folder / "model.safetensors", metadata={"format": "pt"})
     if config := _config_beside(find_weights(source)): (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
-
+# %% ../../nbs/models/04_checkpoints.ipynb #1944f4f1
 def convert(
     source: str | Path, # as in `load_released`
     output: str | Path, # folder to write

@@ -64,10 +64,20 @@ def body() -> np.ndarray:
     return np.where((x - 0.3) ** 2 + y**2 < 0.1, -800, np.where(x**2 + y**2 < 0.8, 40, -1000)).astype(np.int16) + np.random.default_rng(0).integers(-9, 10, z.shape).astype(np.int16)
 
 
+def plane_by_plane(path: Path, given: tuple):
+    "The same, as a large file is read; whether it ends in an error too is asked of the reading that comes after."
+    from hsenet.config import SliceConfig, VolumeConfig
+    from hsenet.data.planes import encode_ct
+    from hsenet.data.volumes import VolumeError
+    try: encode_ct(path, *(given or (None, None, None)), None, VolumeConfig(size=(4, 16, 16), spacing=(30.0, 15.0, 15.0)), SliceConfig(n=4), large=0)
+    except VolumeError: pass
+
+
 def use_ct(path: Path, *given):
     "All that preprocessing does with a CT."
     from hsenet.data.slices import axial_slices
     from hsenet.data.volumes import encoder_volume, read_ct
+    if Path(path).is_file(): plane_by_plane(path, given)
     ct = read_ct(path, *given)
     encoder_volume(ct, (4, 16, 16), spacing=None), axial_slices(ct, 4, spacing=None)
     encoder_volume(ct, (4, 16, 16))

@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from ..config import SliceConfig, VolumeConfig
 from .slices import axial_slices, slice_places
 from .volumes import (CT, VolumeError, axis_matrix, check_end, check_geometry, check_sample, encoder_volume, header_facts, open_ct,
-                                 probe_places, read_ct, read_header, read_into, resampled_size, resize_matrix, sample_step, to_hu)
+                                 probe_places, promised, read_ct, read_header, read_into, resampled_size, resize_matrix, sample_step, to_hu)
 
 # %% ../../nbs/data/12_planes.ipynb #eeec151e
 logger = logging.getLogger(__name__)
@@ -96,8 +96,8 @@ class _Tally:
 
 def _planes_of(file: IO[bytes], header: nib.Nifti1Header, start: bytes, path: str | Path):
     "The planes (x, y) of a file, in its order, each in memory of its own. Raises `VolumeError`."
-    (x, y, n), dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header.get_data_offset())
-    if offset > len(start): read_into(file, np.empty(offset - len(start), np.uint8), path)
+    (x, y, n), dtype, offset, _ = promised(header, path)
+    for at in range(len(start), offset, 1 << 20): read_into(file, np.empty(min(1 << 20, offset - at), np.uint8), path)
     rest = np.frombuffer(start[offset:], np.uint8)
     for i in range(n):
         room = np.empty(x * y * dtype.itemsize, np.uint8)
@@ -122,7 +122,9 @@ def read_planes(
         header, start = read_header(file, path)
         turn, mm, rescale, meta = header_facts(header, path, slope, intercept, spacing)
         if list(turn[:, 0]) != [0, 1, 2]: raise MissingPlane("planes don't lie one after the other")
-        x, y, n = header.get_data_shape()
+        x, y, n = promised(header, path)[0]
+        check_geometry((n, x, y), mm, spacing, path)
+        if max(x, y, n) > 4096: raise MissingPlane("matrices for so many places take more memory than is saved")
         maps = [resize_matrix(a, b) for a, b in zip((n, x, y), resampled_size((n, x, y), mm, volume.spacing))]
         keep = planes_of_volume(maps, volume) | planes_of_slices((n, x, y), mm, volume, slices)
         kept, tally, flips = {}, _Tally((n, x, y), [np.unique(m.indices) for m in maps], volume.window[0]), turn[:, 1]
@@ -133,9 +135,7 @@ def read_planes(
             tally.add(z, plane)
             if z in keep: kept[z] = plane
     check_sample(np.stack(tally.some), tally.low, tally.high, path, meta["hu_source"])
-    ct = CT(Planes((n, x, y), kept, tally.above, tally.hit), mm, meta)
-    check_geometry(ct, spacing, path)
-    return ct
+    return CT(Planes((n, x, y), kept, tally.above, tally.hit), mm, meta)
 
 # %% ../../nbs/data/12_planes.ipynb #530d2a5a
 def encode_ct(

@@ -157,7 +157,6 @@ def encode_ct(
 
 
 def _unpacked(path: str | Path) -> int:
-    "Bytes of a NIfTI file's voxels, by its header; 0 for a folder."
+    "Bytes of a NIfTI file, by its header; 0 for a folder. Raises as `read_ct`."
     if Path(path).is_dir(): return 0
-    with open_ct(path) as file: header = read_header(file, path)[0]
-    return math.prod(map(int, header.get_data_shape())) * header.get_data_dtype().itemsize
+    with open_ct(path) as file: return promised(read_header(file, path)[0], path)[3]

@@ -33,7 +33,7 @@ WAYS = {"a": "decompress and read, zlib", "b": "ours, both branches", "b_jpeg": 
 
 def make_file(shape: tuple[int, int, int]) -> tuple[Path, tuple[float, ...]]:
     "A phantom of `shape` (z, x, y) as CT-RATE's first release has it, and its spacing; larger ones repeat voxels and draw new noise."
-    from hsenet.data import phantom
+    from hsenet.phantoms import corpus as phantom
     path = OUTPUT / f"ct_{'x'.join(map(str, shape))}.nii.gz"
     times = max(1, shape[1] // 512)
     size = (min(shape[0], 300), shape[1] // times, shape[2] // times)
@@ -63,8 +63,8 @@ def zlib_only(path: Path, spacing) -> int:
 
 def ours(path: Path, spacing, jpeg: bool = False):
     from hsenet.config import preset
-    from hsenet.data.planes import encode_ct
-    from hsenet.data.slices import jpeg_round_trip
+    from hsenet.ct.planes import encode_ct
+    from hsenet.cache.slices import jpeg_round_trip
     paper = preset("paper")
     volume, slices, _ = encode_ct(path, 1, -1024, spacing, None, paper.volume, paper.slices)
     return volume, jpeg_round_trip(slices) if jpeg else slices
@@ -146,9 +146,9 @@ def scale(numbers: tuple[int, ...] = (100, 1000, 10_000), repeats: int = 3) -> d
 
     import pandas as pd
     from hsenet.config import preset
-    from hsenet.data.layouts import read_corpus
-    from hsenet.data.phantom import write_corpus
-    from hsenet.data.preprocess import preprocess
+    from hsenet.corpora.folder import read_corpus
+    from hsenet.phantoms.corpus import write_corpus
+    from hsenet.cache.preprocess import preprocess
     logging.disable(logging.WARNING)
     config, rows = preset("mini", **{"phantom.n_train": 90, "phantom.n_valid": 0, "phantom.second_reconstruction": 0.0}), {n: [] for n in numbers}
     with tempfile.TemporaryDirectory() as folder:
@@ -178,10 +178,10 @@ def chart(results: list[dict], path: Path):
 
 
 def search() -> list[dict]:
-    "The search of `evaluation.retrieval`, each way in a process of its own."
+    "The search of `metrics.retrieval`, each way in a process of its own."
     rows = []
     for settings in ({"precision": "float32"}, {"precision": "float64"}, {"what": "recall"}):
-        call = f"import json; from hsenet.evaluation.retrieval import benchmark_search; print(json.dumps(benchmark_search(**{settings!r})))"
+        call = f"import json; from hsenet.metrics.retrieval import benchmark_search; print(json.dumps(benchmark_search(**{settings!r})))"
         rows.append(json.loads(subprocess.run([sys.executable, "-c", call], check=True, capture_output=True, text=True).stdout) | {"load_before": os.getloadavg()[0]})
         print(rows[-1], flush=True)
     OUTPUT.mkdir(parents=True, exist_ok=True)

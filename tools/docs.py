@@ -25,8 +25,9 @@ BUILD = ROOT / "outputs/.docs"  # what Sphinx reads, and leaves
 SOURCE = BUILD / "source"
 QUICKSTARTS = [ROOT / "outputs/quickstart/quickstart.ipynb", ROOT / "outputs/mini/quickstart.ipynb"]
 REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
-SECTIONS = {"Start": ["index", "runs/quickstart"], "Guide": ["tutorials/*"], "Data": ["00_config", "data/*"], "Models": ["models/*"], "Training": ["training/*"],
-            "Evaluation": ["evaluation/*"], "Use": ["05_inference", "06_plots", "07_cli", "08_fidelity"], "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]}
+SECTIONS = {"Start": ["index", "runs/quickstart"], "Guide": ["tutorials/*"], "Ground": ["00_config", "01_files", "02_plots"], "CT": ["ct/*"], "Phantoms": ["phantoms/*"], "Corpora": ["corpora/*"],
+            "Cache": ["cache/*"], "Models": ["models/*"], "Metrics": ["metrics/*"], "Training": ["training/*"], "Evaluation": ["evaluation/*"], "Use": ["0[3-9]_*"],
+            "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]}
 
 
 # --- notebooks ------------------------------------------------------------------------------------------------------

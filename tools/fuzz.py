@@ -67,16 +67,16 @@ def body() -> np.ndarray:
 def plane_by_plane(path: Path, given: tuple):
     "The same, as a large file is read; whether it ends in an error too is asked of the reading that comes after."
     from hsenet.config import SliceConfig, VolumeConfig
-    from hsenet.data.planes import encode_ct
-    from hsenet.data.volumes import VolumeError
+    from hsenet.ct.planes import encode_ct
+    from hsenet.ct.volume import VolumeError
     try: encode_ct(path, *(given or (None, None, None)), None, VolumeConfig(size=(4, 16, 16), spacing=(30.0, 15.0, 15.0)), SliceConfig(n=4), large=0)
     except VolumeError: pass
 
 
 def use_ct(path: Path, *given):
     "All that preprocessing does with a CT."
-    from hsenet.data.slices import axial_slices
-    from hsenet.data.volumes import encoder_volume, read_ct
+    from hsenet.cache.slices import axial_slices
+    from hsenet.ct.volume import encoder_volume, read_ct
     if Path(path).is_file(): plane_by_plane(path, given)
     ct = read_ct(path, *given)
     encoder_volume(ct, (4, 16, 16), spacing=None), axial_slices(ct, 4, spacing=None)
@@ -105,7 +105,7 @@ def gz(work: Path, rng):
 
 def dicom(work: Path, rng):
     "One file of three changed; some series are run-length encoded."
-    from hsenet.data.dicom import write_series
+    from hsenet.ct.dicom import write_series
     series = work / ("rle" if rng.random() < 0.3 else "plain")
     if not series.is_dir():
         import pydicom
@@ -123,7 +123,7 @@ def dicom(work: Path, rng):
 def corpus(work: Path) -> Path:
     "A CT-RATE corpus of phantoms."
     from hsenet.config import preset
-    from hsenet.data.phantom import write_corpus
+    from hsenet.phantoms.corpus import write_corpus
     if not (work / "corpus").is_dir(): write_corpus(work / "corpus", preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom, workers=1, progress=False)
     return work / "corpus"
 
@@ -137,8 +137,8 @@ def changed(path: Path, rng, read):
 
 
 def tables(work: Path, rng):
-    from hsenet.data.corpora import read_ct_rate, read_questions
-    from hsenet.data.preprocess import check_cases
+    from hsenet.corpora.ct_rate import read_ct_rate, read_questions
+    from hsenet.cache.preprocess import check_cases
     root = corpus(work)
     paths = sorted(p for p in root.rglob("*") if p.suffix in (".csv", ".txt"))
     def read():
@@ -149,9 +149,9 @@ def tables(work: Path, rng):
 
 def jsons(work: Path, rng):
     from hsenet.config import preset
-    from hsenet.data.corpora import read_templates
-    from hsenet.data.datasets import CLIPDataset
-    from hsenet.data.preprocess import open_cache, preprocess_corpus, read_lines, _done
+    from hsenet.corpora.ct_rate import read_templates
+    from hsenet.cache.datasets import CLIPDataset
+    from hsenet.cache.preprocess import open_cache, preprocess_corpus, read_lines, _done
     root, config = corpus(work), preset("mini")
     if not (work / "cache").is_dir(): preprocess_corpus(root, config, work / "cache", workers=0, progress=False)
     paths = [*(work / "cache" / n for n in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")), *sorted(root.rglob("*.json"))]
@@ -162,7 +162,7 @@ def jsons(work: Path, rng):
 
 
 def zips(work: Path, rng):
-    from hsenet.data.archives import unpack
+    from hsenet.corpora.archives import unpack
     good = work / "good.zip"
     if not good.is_file():
         with zipfile.ZipFile(good, "w", zipfile.ZIP_DEFLATED) as z:
@@ -177,7 +177,7 @@ def zips(work: Path, rng):
 def examples(work: Path) -> dict[str, Path]:
     "Phantoms in every layout but archives."
     from hsenet.config import preset
-    from hsenet.data.examples import EXAMPLES, write_example
+    from hsenet.phantoms.examples import EXAMPLES, write_example
     phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
     names = [n for n in EXAMPLES if n != "bimcv_original"]
     return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}
@@ -185,8 +185,8 @@ def examples(work: Path) -> dict[str, Path]:
 
 def layouts(work: Path, rng):
     "Tables, manifests and split files of corpora other than CT-RATE."
-    from hsenet.data.layouts import read_corpus, read_corpus_questions
-    from hsenet.data.preprocess import check_cases
+    from hsenet.corpora.folder import read_corpus, read_corpus_questions
+    from hsenet.cache.preprocess import check_cases
     roots, split = examples(work), work / "split.csv"
     if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
     name = ["bimcv", "folder", "dicom", "released", "radgenome"][rng.integers(5)]
@@ -201,7 +201,7 @@ def layouts(work: Path, rng):
 
 def checks(work: Path, rng):
     "Any file of any layout changed: the check says so, or sees nothing, and goes on to the end."
-    from hsenet.data.check import check_corpus
+    from hsenet.corpora.check import check_corpus
     roots = examples(work)
     root = roots[list(roots)[rng.integers(len(roots))]]
     paths = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in (".csv", ".json", ".txt", ".gz", ".dcm") and p.name != "phantom.json")
@@ -217,11 +217,11 @@ KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": json
 
 def ours() -> tuple[type, ...]:
     "The errors that may come."
-    from hsenet.data.archives import ArchiveError
-    from hsenet.data.corpora import CorpusError
-    from hsenet.data.datasets import DatasetError
-    from hsenet.data.preprocess import PreprocessError
-    from hsenet.data.volumes import VolumeError
+    from hsenet.corpora.archives import ArchiveError
+    from hsenet.corpora.ct_rate import CorpusError
+    from hsenet.cache.datasets import DatasetError
+    from hsenet.cache.preprocess import PreprocessError
+    from hsenet.ct.volume import VolumeError
     return ArchiveError, CorpusError, DatasetError, PreprocessError, VolumeError
 
 

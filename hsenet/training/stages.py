@@ -29,9 +29,9 @@ from tqdm.auto import tqdm
 
 import hsenet
 from ..config import AugmentConfig, Config, StageConfig, override
-from ..data.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, DatasetError, load_tokenizer, read_manifest, train_tokenizer, wordings
-from ..evaluation.retrieval import recall_at_k
-from ..models.checkpoints import load_clip, to_released
+from ..cache.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, DatasetError, load_tokenizer, read_manifest, train_tokenizer, wordings
+from ..metrics.retrieval import recall_at_k
+from ..models.released import load_clip, to_released
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
 from ..models.vlm import HSENetVLM, build_vlm
 from .loop import Task, TrainingError, finished, fit, to_device

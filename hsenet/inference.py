@@ -23,7 +23,7 @@ from .cache.slices import axial_slices, jpeg_round_trip, load_slice_encoder
 from .ct.volume import encoder_volume, read_ct
 from .models.clip import VolumeCLIP
 from .models.vlm import HSENetVLM
-from .training.stages import model_folder
+from .training.folder import model_folder
 
 # %% ../nbs/03_inference.ipynb #79bc771a
 class BundleError(ValueError):

@@ -24,7 +24,7 @@ from .ct.read import read_ct
 from .ct.resample import axial_slices, encoder_volume, jpeg_round_trip
 from .models.clip import VolumeCLIP
 from .models.vlm import HSENetVLM
-from .training.stages import model_folder
+from .training.folder import model_folder
 
 # %% ../nbs/03_inference.ipynb #79bc771a
 class BundleError(ValueError):

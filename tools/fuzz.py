@@ -177,7 +177,7 @@ def zips(work: Path, rng):
 def examples(work: Path) -> dict[str, Path]:
     "Phantoms in every layout but archives."
     from hsenet.config import preset
-    from hsenet.phantoms.examples import EXAMPLES, write_example
+    from hsenet.phantoms.layouts import EXAMPLES, write_example
     phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
     names = [n for n in EXAMPLES if n != "bimcv_original"]
     return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import PhantomConfig
-from ..corpora.ct_rate import LABELS
+from ..corpora.table import LABELS
 from ..ct.dicom import write_series
 from .corpus import (Acquisition, Phantom, PhantomError, acquire, draw, encode_nifti, reconstructions,
                                  render, scan_names, write_corpus, write_report)

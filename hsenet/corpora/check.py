@@ -25,7 +25,8 @@ from .released import read_released
 from .splits import assign_split
 from .table import BIMCV_PATIENT, LABELS, CorpusError, clean_text, read_table, safe_path, split_names
 from ..files import FileError
-from ..ct.volume import SpacingError, VolumeError, read_ct
+from ..ct.read import read_ct
+from ..ct.volume import SpacingError, VolumeError
 
 # %% ../../nbs/corpora/09_check.ipynb #33639b5b
 @dataclass

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..corpora.ct_rate import LABELS
+from ..corpora.table import LABELS
 from ..cache.datasets import (REPORT_PROMPT, CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, load_tokenizer,
                                   one_per_scan, read_manifest, fill_template, truncate_report)
 from ..phantoms.reports import parse_report, zero_shot_prompts

@@ -219,7 +219,7 @@ def _table(evaluated, name: str, output: Path):
 def _evaluate(which: str, model: Path, cache: Path, output: Path, split: str, **settings):
     def evaluated():
         from hsenet.evaluation import runs
-        from hsenet.training.stages import model_folder
+        from hsenet.training.folder import model_folder
         return getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
     _table(evaluated, which, output)
 

@@ -64,7 +64,7 @@ def zlib_only(path: Path, spacing) -> int:
 def ours(path: Path, spacing, jpeg: bool = False):
     from hsenet.config import preset
     from hsenet.ct.planes import encode_ct
-    from hsenet.cache.slices import jpeg_round_trip
+    from hsenet.ct.resample import jpeg_round_trip
     paper = preset("paper")
     volume, slices, _ = encode_ct(path, 1, -1024, spacing, None, paper.volume, paper.slices)
     return volume, jpeg_round_trip(slices) if jpeg else slices

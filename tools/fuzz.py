@@ -75,8 +75,8 @@ def plane_by_plane(path: Path, given: tuple):
 
 def use_ct(path: Path, *given):
     "All that preprocessing does with a CT."
-    from hsenet.cache.slices import axial_slices
-    from hsenet.ct.volume import encoder_volume, read_ct
+    from hsenet.ct.read import read_ct
+    from hsenet.ct.resample import axial_slices, encoder_volume
     if Path(path).is_file(): plane_by_plane(path, given)
     ct = read_ct(path, *given)
     encoder_volume(ct, (4, 16, 16), spacing=None), axial_slices(ct, 4, spacing=None)

@@ -18,7 +18,8 @@ import fsspec
 import numpy as np
 from tqdm.auto import tqdm
 
-from .preprocess import PreprocessError, disk_errors, read_lines, save_lines, whole_file
+from .manifest import PreprocessError, disk_errors
+from ..files import read_lines, whole_file, write_json, write_lines
 
 # %% ../../nbs/cache/08_shards.ipynb #080ea15f
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -92,8 +93,8 @@ def write_shards(
         splits = {s: [r for r in records if r["split"] == s] for s in dict.fromkeys(r["split"] for r in records)}
         index = [row for split, some in splits.items() for row in _write_split(output / "shards", split, cache, some, int(megabytes * 1e6), bar)]
         for name in BESIDE: _copy(cache / name, output / name)
-        save_lines(output / "shards.jsonl", index)
-        with whole_file(output / "shards.json") as file: file.write(json.dumps({"base": base or "shards"}).encode())  # last: all is there
+        write_lines(output / "shards.jsonl", index)
+        write_json(output / "shards.json", {"base": base or "shards"})  # last: all is there
     return output
 
 

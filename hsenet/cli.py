@@ -87,7 +87,7 @@ def phantoms(
     release: Annotated[str, Option(help="Of the layout ct_rate: first or fixed.")] = "first", workers: Workers = 2,
 ):
     "Write a corpus of synthetic chest CTs in the layout of CT-RATE, or of any other corpus that preprocess reads."
-    from hsenet.phantoms.examples import write_example
+    from hsenet.phantoms.layouts import write_example
     from hsenet.phantoms.corpus import write_corpus
     def write():
         phantom = _config(preset, seed, settings).phantom

@@ -137,7 +137,8 @@ def changed(path: Path, rng, read):
 
 
 def tables(work: Path, rng):
-    from hsenet.corpora.ct_rate import read_ct_rate, read_questions
+    from hsenet.corpora.ct_rate import read_ct_rate
+    from hsenet.corpora.radgenome import read_questions
     from hsenet.cache.preprocess import check_cases
     root = corpus(work)
     paths = sorted(p for p in root.rglob("*") if p.suffix in (".csv", ".txt"))
@@ -149,7 +150,7 @@ def tables(work: Path, rng):
 
 def jsons(work: Path, rng):
     from hsenet.config import preset
-    from hsenet.corpora.ct_rate import read_templates
+    from hsenet.corpora.radgenome import read_templates
     from hsenet.cache.datasets import CLIPDataset
     from hsenet.cache.manifest import open_cache
     from hsenet.cache.preprocess import preprocess_corpus, read_journal
@@ -179,7 +180,7 @@ def zips(work: Path, rng):
 def examples(work: Path) -> dict[str, Path]:
     "Phantoms in every layout but archives."
     from hsenet.config import preset
-    from hsenet.phantoms.examples import EXAMPLES, write_example
+    from hsenet.phantoms.layouts import EXAMPLES, write_example
     phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
     names = [n for n in EXAMPLES if n != "bimcv_original"]
     return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}
@@ -187,7 +188,7 @@ def examples(work: Path) -> dict[str, Path]:
 
 def layouts(work: Path, rng):
     "Tables, manifests and split files of corpora other than CT-RATE."
-    from hsenet.corpora.folder import read_corpus, read_corpus_questions
+    from hsenet.corpora.layouts import read_corpus, read_corpus_questions
     from hsenet.cache.preprocess import check_cases
     roots, split = examples(work), work / "split.csv"
     if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
@@ -220,10 +221,10 @@ KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": json
 def ours() -> tuple[type, ...]:
     "The errors that may come."
     from hsenet.corpora.archives import ArchiveError
-    from hsenet.corpora.ct_rate import CorpusError
+    from hsenet.corpora.table import CorpusError
     from hsenet.cache.manifest import DatasetError, PreprocessError
-    from hsenet.files import FileError
     from hsenet.ct.volume import VolumeError
+    from hsenet.files import FileError
     return ArchiveError, CorpusError, DatasetError, FileError, PreprocessError, VolumeError
 
 

@@ -31,8 +31,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..config import Config, SliceConfig, VolumeConfig
-from ..corpora.ct_rate import LABELS, tuning_split
-from ..corpora.folder import read_corpus, read_corpus_questions
+from ..corpora.splits import tuning_split
+from ..corpora.table import LABELS
+from ..corpora.layouts import read_corpus, read_corpus_questions
 from ..ct.planes import encode_ct
 from .slices import SliceEncoder, fit_slice_encoder, load_slice_encoder
 from ..ct.resample import jpeg_round_trip
@@ -250,7 +251,7 @@ def _bring_up_to_date(cache: Path, cases: pd.DataFrame, config: Config, run: Cal
 
 # %% ../../nbs/cache/04_preprocess.ipynb #f37f4541
 def preprocess(
-    cases: pd.DataFrame,  # of `corpora.ct_rate`
+    cases: pd.DataFrame,  # of `corpora.table`
     config: Config,  # `volume` and `slices` are used
     cache: str | Path,
     workers: int | None = None,  # processes; None: one per core; 0: this process
@@ -383,7 +384,7 @@ def add_slice_features(
 
 # %% ../../nbs/cache/04_preprocess.ipynb #ae6e5c41
 def preprocess_corpus(
-    root: str | Path,  # of a corpus in any of `corpora.folder.LAYOUTS`
+    root: str | Path,  # of a corpus in any of `corpora.layouts.LAYOUTS`
     config: Config,
     cache: str | Path,
     release: str = "auto",  # of CT-RATE
@@ -394,7 +395,7 @@ def preprocess_corpus(
     progress: bool = True,
     raise_failures: bool = True,
     scheduler: str | None = None,  # of a Dask cluster, see `preprocess`
-    **settings,  # of `corpora.folder.read_corpus`
+    **settings,  # of `corpora.layouts.read_corpus`
 ) -> Summary:
     "Table, volumes, slices, 2D features and questions of a corpus. Raises `CorpusError`, `PreprocessError`."
     cases, (asked, templates) = read_corpus(root, layout, release, **settings), read_corpus_questions(root, questions)

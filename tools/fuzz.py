@@ -75,8 +75,8 @@ def plane_by_plane(path: Path, given: tuple):
 
 def use_ct(path: Path, *given):
     "All that preprocessing does with a CT."
-    from hsenet.cache.slices import axial_slices
-    from hsenet.ct.volume import encoder_volume, read_ct
+    from hsenet.ct.read import read_ct
+    from hsenet.ct.resample import axial_slices, encoder_volume
     if Path(path).is_file(): plane_by_plane(path, given)
     ct = read_ct(path, *given)
     encoder_volume(ct, (4, 16, 16), spacing=None), axial_slices(ct, 4, spacing=None)
@@ -177,7 +177,7 @@ def zips(work: Path, rng):
 def examples(work: Path) -> dict[str, Path]:
     "Phantoms in every layout but archives."
     from hsenet.config import preset
-    from hsenet.phantoms.examples import EXAMPLES, write_example
+    from hsenet.phantoms.layouts import EXAMPLES, write_example
     phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
     names = [n for n in EXAMPLES if n != "bimcv_original"]
     return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}

@@ -162,7 +162,8 @@ def test_docs_show_finished_runs_only():
 def test_docs_keep_the_order_of_parameters():
     sys.path.insert(0, str(ROOT / "tools/docs"))
     from conf import docments_of
-    from hsenet.training.loop import TrainingError, parameter_groups
+    from hsenet.training.folder import TrainingError
+    from hsenet.training.loop import parameter_groups
     assert docments_of(parameter_groups) == {"model": "", "weight_decay": "", "lr": "", "lr_scale": "a tensor's own share of `lr`, by its name"}
     assert docments_of(TrainingError) == {}
 

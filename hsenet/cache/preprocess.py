@@ -39,7 +39,8 @@ from ..config import Config, SliceConfig, VolumeConfig
 from ..corpora.ct_rate import LABELS, tuning_split
 from ..corpora.folder import read_corpus, read_corpus_questions
 from ..ct.planes import encode_ct
-from .slices import SliceEncoder, fit_slice_encoder, jpeg_round_trip, load_slice_encoder
+from ..ct.resample import jpeg_round_trip
+from .slices import SliceEncoder, fit_slice_encoder, load_slice_encoder
 from ..ct.volume import VolumeError
 
 # %% ../../nbs/cache/01_preprocess.ipynb #81a5eeb8

@@ -21,7 +21,8 @@ from .ct_rate import (LABELS, RELEASES, SPLITS, TASKS, WHOLE_SCAN, CorpusError, 
                                  read_templates, side_folder)
 from .folder import (BIMCV_PATIENT, LAYOUTS, assign_split, bimcv_files, bimcv_table, files_by_name,
                                  find_columns, find_layout, inside, likeliest, read_released, split_names)
-from ..ct.volume import SpacingError, VolumeError, read_ct
+from ..ct.read import read_ct
+from ..ct.volume import SpacingError, VolumeError
 
 # %% ../../nbs/corpora/07_check.ipynb #33639b5b
 @dataclass

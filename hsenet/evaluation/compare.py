@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER', 'PUBLISHED', 'PER_QUESTION', 'short_names', 'compare', 'case_rows', 'compare_cases']
 
-# %% ../../nbs/evaluation/05_compare.ipynb #3b5e4c9e
+# %% ../../nbs/evaluation/05_compare.ipynb #fa87b267
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .page import ReportError, read_run, shown
+from ..files import read_lines
 from ..metrics.clinical import confusion_counts, micro_f1, presence
 from hsenet.metrics.questions import (
     abnormality_metrics, exact_hit, major_hit, path_credit, size_in_mm, size_metrics, yes_or_no,
@@ -21,7 +22,6 @@ from hsenet.metrics.questions import (
 from ..metrics.retrieval import expected_hits, truth_ranks
 from ..metrics.score import compare_auroc, compare_paired, mean_of
 from ..metrics.text import bleu_counts, bleu_of_counts, rouge
-from ..plots import read_rows
 
 # %% ../../nbs/evaluation/05_compare.ipynb #02d86d14
 def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:
@@ -69,7 +69,7 @@ def case_rows(
     folder = Path(folder)
     if (folder / "volumes.npy").is_file(): return _found_rows(folder)
     if not (folder / "predictions.jsonl").is_file(): raise FileNotFoundError(f"{folder}: expected predictions.jsonl or volumes.npy of an evaluation")
-    rows = sorted(read_rows(folder / "predictions.jsonl"), key=lambda r: r["id"])
+    rows = sorted(read_lines(folder / "predictions.jsonl"), key=lambda r: r["id"])
     said, truth = [r["prediction"] for r in rows], [r.get("reference", r.get("answer")) for r in rows]
     numbers = {"BLEU-4": (bleu_counts(said, truth), bleu_of_counts), "ROUGE-L": (np.array([rouge(*p)["rougeL"] for p in zip(said, truth)]), None)}
     if "answer" in rows[0]:
@@ -78,7 +78,7 @@ def case_rows(
             each = [score(*p) for p in zip(said, truth)]
             numbers[name] = (np.array([[x or 0, x is not None] for x in each], float), mean_of)
     if (folder / "findings.jsonl").is_file():
-        found = {r["id"]: r for r in read_rows(folder / "findings.jsonl")}
+        found = {r["id"]: r for r in read_lines(folder / "findings.jsonl")}
         ours, theirs = ([found[r["id"]][side] for r in rows] for side in ("said", "true"))
         names = list(next(iter(read_run(folder).values())).get("per_finding", {})) or sorted({n for report in (*ours, *theirs) for n in report})
         numbers["clinical micro-F1"] = (confusion_counts(presence(ours, names), presence(theirs, names)).sum(2), micro_f1)
@@ -119,7 +119,7 @@ def _same_cases(a: str | Path, b: str | Path, ids: Sequence[str], others: Sequen
 
 def _compared_scores(a: Path, b: Path, resamples: int) -> list[dict]:
     "AUROCs of two zero-shot classifications."
-    ours, theirs = (sorted(read_rows(folder / "predictions.jsonl"), key=lambda r: r["id"]) for folder in (a, b))
+    ours, theirs = (sorted(read_lines(folder / "predictions.jsonl"), key=lambda r: r["id"]) for folder in (a, b))
     _same_cases(a, b, [r["id"] for r in ours], [r["id"] for r in theirs])
     names = list(ours[0]["labels"])
     table = lambda rows, key: np.array([[key(r)[name] for name in names] for r in rows])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'ReportError', 'read_run', 'shown', 'markdown_row', 'best_and_worst', 'write_report']
 
-# %% ../../nbs/evaluation/04_page.ipynb #65f90ff4
+# %% ../../nbs/evaluation/04_page.ipynb #d9a63946
 import base64
 import html
 import io
@@ -16,8 +16,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from ..cache.datasets import CLIPDataset
+from .side_by_side import show_report
+from ..files import read_lines
 from ..metrics.text import rouge
-from ..plots import read_rows, show_ct, show_report
+from ..plots import show_ct
 
 # %% ../../nbs/evaluation/04_page.ipynb #ca0437ed
 class ReportError(ValueError):
@@ -155,7 +157,7 @@ def write_report(
              "<i>standard</i> is what the field accepts; <i>released</i> repeats the published code, to compare with the paper's numbers.</p>", "<h2>In short</h2>", _numbers_table(metrics, metrics["headline"])]
     if figures := sorted((folder / "figures").glob("*.png")): parts += ["<h2>Figures</h2>", "<div class=figures>", *map(_picture, figures), "</div>"]
     parts.append(_details(metrics))
-    rows = read_rows(folder / "predictions.jsonl") if (folder / "predictions.jsonl").is_file() else []
+    rows = read_lines(folder / "predictions.jsonl") if (folder / "predictions.jsonl").is_file() else []
     if rows and "prediction" in rows[0]: parts += ["<h2>Cases</h2>", _cases(rows, CLIPDataset(cache, metrics["split"]) if cache else None, cases)]
     parts += ["<h2>All numbers</h2>", _numbers_table(metrics, metrics["numbers"])]
     if metrics["not_computed"]: parts += ["<h2>Not computed</h2>", _reasons(metrics["not_computed"])]

@@ -6,7 +6,7 @@
 __all__ = ['TEXT_NAMES', 'NOT_ASKED', 'WEIGHTS', 'PHANTOM_LABELER', 'text_numbers', 'text_intervals', 'named_scores',
            'clinical_numbers', 'named_labeler', 'nearest_reports', 'finding_names', 'evaluate_mrg']
 
-# %% ../../nbs/evaluation/02_reports.ipynb #4e85de1f
+# %% ../../nbs/evaluation/02_reports.ipynb #3fab662a
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -38,7 +38,7 @@ from hsenet.metrics.text import (
     LEARNED, TextMetricError, bleu_counts, bleu_of_counts, means_of, text_scores, usual_text,
 )
 from ..models.vlm import HSENetVLM
-from ..phantoms.corpus import parse_report
+from ..phantoms.reports import parse_report
 from ..training.stages import encode_records
 
 # %% ../../nbs/evaluation/02_reports.ipynb #83d72473

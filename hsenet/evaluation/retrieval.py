@@ -6,7 +6,7 @@
 __all__ = ['KS', 'RETRIEVAL_HEADLINE', 'WAYS_OF_ASKING', 'retrieval_numbers', 'overlap_numbers', 'auroc_numbers', 'embed_volumes',
            'embed_texts', 'evaluate_zero_shot', 'evaluate_retrieval', 'label_names', 'evaluate_embeddings']
 
-# %% ../../nbs/evaluation/01_retrieval.ipynb #1f7b90dc
+# %% ../../nbs/evaluation/01_retrieval.ipynb #9d5ea8d2
 import base64
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,7 +33,7 @@ from hsenet.metrics.retrieval import (
     truth_ranks, zero_shot_scores,
 )
 from ..models.clip import VolumeCLIP
-from ..phantoms.corpus import zero_shot_prompts
+from ..phantoms.reports import zero_shot_prompts
 from ..plots import plot_recall
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #69ec1156

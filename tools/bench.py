@@ -149,7 +149,7 @@ def scale(numbers: tuple[int, ...] = (100, 1000, 10_000), repeats: int = 3) -> d
 
     import pandas as pd
     from hsenet.config import preset
-    from hsenet.corpora.folder import read_corpus
+    from hsenet.corpora.layouts import read_corpus
     from hsenet.phantoms.corpus import write_corpus
     from hsenet.cache.preprocess import preprocess
     logging.disable(logging.WARNING)

@@ -137,7 +137,8 @@ def changed(path: Path, rng, read):
 
 
 def tables(work: Path, rng):
-    from hsenet.corpora.ct_rate import read_ct_rate, read_questions
+    from hsenet.corpora.ct_rate import read_ct_rate
+    from hsenet.corpora.radgenome import read_questions
     from hsenet.cache.preprocess import check_cases
     root = corpus(work)
     paths = sorted(p for p in root.rglob("*") if p.suffix in (".csv", ".txt"))
@@ -149,14 +150,16 @@ def tables(work: Path, rng):
 
 def jsons(work: Path, rng):
     from hsenet.config import preset
-    from hsenet.corpora.ct_rate import read_templates
+    from hsenet.corpora.radgenome import read_templates
     from hsenet.cache.datasets import CLIPDataset
-    from hsenet.cache.preprocess import open_cache, preprocess_corpus, read_lines, _done
+    from hsenet.cache.manifest import open_cache
+    from hsenet.cache.preprocess import preprocess_corpus, read_journal
+    from hsenet.files import read_lines
     root, config = corpus(work), preset("mini")
     if not (work / "cache").is_dir(): preprocess_corpus(root, config, work / "cache", workers=0, progress=False)
     paths = [*(work / "cache" / n for n in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")), *sorted(root.rglob("*.json"))]
     def read():
-        open_cache(work / "cache", config), _done(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
+        open_cache(work / "cache", config), read_journal(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
         CLIPDataset(work / "cache", "train")[0]
     changed(paths[rng.integers(len(paths))], rng, read)
 
@@ -185,7 +188,7 @@ def examples(work: Path) -> dict[str, Path]:
 
 def layouts(work: Path, rng):
     "Tables, manifests and split files of corpora other than CT-RATE."
-    from hsenet.corpora.folder import read_corpus, read_corpus_questions
+    from hsenet.corpora.layouts import read_corpus, read_corpus_questions
     from hsenet.cache.preprocess import check_cases
     roots, split = examples(work), work / "split.csv"
     if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
@@ -218,11 +221,11 @@ KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": json
 def ours() -> tuple[type, ...]:
     "The errors that may come."
     from hsenet.corpora.archives import ArchiveError
-    from hsenet.corpora.ct_rate import CorpusError
-    from hsenet.cache.datasets import DatasetError
-    from hsenet.cache.preprocess import PreprocessError
+    from hsenet.corpora.table import CorpusError
+    from hsenet.cache.manifest import DatasetError, PreprocessError
     from hsenet.ct.volume import VolumeError
-    return ArchiveError, CorpusError, DatasetError, PreprocessError, VolumeError
+    from hsenet.files import FileError
+    return ArchiveError, CorpusError, DatasetError, FileError, PreprocessError, VolumeError
 
 
 def memory(key: str) -> float:

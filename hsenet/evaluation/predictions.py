@@ -8,7 +8,7 @@ __all__ = ['logger', 'UNDEFINED', 'EvaluationError', 'number', 'read_metrics', '
            'option_probabilities', 'predictions_for', 'digest_of', 'once_and_again', 'released_only', 'protocol_name',
            'write_case_rows', 'save_metrics']
 
-# %% ../../nbs/evaluation/00_predictions.ipynb #3cbbbacb
+# %% ../../nbs/evaluation/00_predictions.ipynb #b9edad59
 import hashlib
 import json
 import logging
@@ -25,7 +25,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .. import __version__
-from ..cache.datasets import CLIPDataset, VLMCollator, load_tokenizer, one_per_scan
+from ..cache.datasets import CLIPDataset, VLMCollator
+from ..cache.manifest import one_per_scan
+from ..cache.text import load_tokenizer
 from .page import markdown_row, write_report
 from ..files import write_json
 from ..models.clip import VolumeCLIP

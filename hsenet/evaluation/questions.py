@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['TASKS', 'HITS', 'vqa_numbers', 'presence_numbers', 'size_numbers', 'abnormality_numbers', 'evaluate_vqa']
 
-# %% ../../nbs/evaluation/03_questions.ipynb #d831017e
+# %% ../../nbs/evaluation/03_questions.ipynb #e679d6f8
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..cache.datasets import CLIPDataset, QuestionDataset, fill_template
+from ..cache.datasets import CLIPDataset, QuestionDataset
+from ..cache.text import fill_template
 from hsenet.evaluation.predictions import (
     EvaluationError, digest_of, load_model, number, once_and_again, option_probabilities,
     predictions_for, protocol_name, released_only, run_key, save_figure, save_metrics,

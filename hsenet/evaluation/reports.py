@@ -6,7 +6,7 @@
 __all__ = ['TEXT_NAMES', 'NOT_ASKED', 'WEIGHTS', 'PHANTOM_LABELER', 'text_numbers', 'text_intervals', 'named_scores',
            'clinical_numbers', 'named_labeler', 'nearest_reports', 'finding_names', 'evaluate_mrg']
 
-# %% ../../nbs/evaluation/02_reports.ipynb #3fab662a
+# %% ../../nbs/evaluation/02_reports.ipynb #a0cf204b
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsenet.cache.datasets import (
-    CLIPDataset, REPORT_PROMPT, ReportDataset, one_per_scan, read_manifest,
-)
-from ..corpora.ct_rate import LABELS
+from ..cache.datasets import CLIPDataset, ReportDataset
+from ..cache.manifest import one_per_scan, read_manifest
+from ..cache.text import REPORT_PROMPT
+from ..corpora.table import LABELS
 from hsenet.evaluation.predictions import (
     digest_of, in_chunks, load_model, number, once_and_again, plot_numbers, predictions_for,
     protocol_name, released_only, run_key, save_figure, save_metrics, write_case_rows,

@@ -6,7 +6,7 @@
 __all__ = ['KS', 'RETRIEVAL_HEADLINE', 'WAYS_OF_ASKING', 'retrieval_numbers', 'overlap_numbers', 'auroc_numbers', 'embed_volumes',
            'embed_texts', 'evaluate_zero_shot', 'evaluate_retrieval', 'label_names', 'evaluate_embeddings']
 
-# %% ../../nbs/evaluation/01_retrieval.ipynb #9d5ea8d2
+# %% ../../nbs/evaluation/01_retrieval.ipynb #c06d148e
 import base64
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hsenet.cache.datasets import (
-    CLIPCollator, CLIPDataset, one_per_scan, read_manifest, truncate_report,
-)
-from ..corpora.ct_rate import LABELS
+from ..cache.datasets import CLIPCollator, CLIPDataset
+from ..cache.manifest import one_per_scan, read_manifest
+from ..cache.text import truncate_report
+from ..corpora.table import LABELS
 from hsenet.evaluation.predictions import (
     EvaluationError, Predictions, in_chunks, load_inputs, load_model, number, plot_numbers,
     protocol_name, run_key, save_figure, save_metrics, write_case_rows,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ..config import PhantomConfig
-from ..corpora.ct_rate import LABELS
+from ..corpora.table import LABELS
 from ..ct.dicom import write_series
 from .anatomy import PhantomError
 from .canvas import Acquisition

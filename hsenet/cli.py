@@ -87,7 +87,7 @@ def phantoms(
     release: Annotated[str, Option(help="Of the layout ct_rate: first or fixed.")] = "first", workers: Workers = 2,
 ):
     "Write a corpus of synthetic chest CTs in the layout of CT-RATE, or of any other corpus that preprocess reads."
-    from hsenet.phantoms.examples import write_example
+    from hsenet.phantoms.layouts import write_example
     from hsenet.phantoms.corpus import write_corpus
     def write():
         phantom = _config(preset, seed, settings).phantom
@@ -219,7 +219,7 @@ def _table(evaluated, name: str, output: Path):
 def _evaluate(which: str, model: Path, cache: Path, output: Path, split: str, **settings):
     def evaluated():
         from hsenet.evaluation import runs
-        from hsenet.training.stages import model_folder
+        from hsenet.training.folder import model_folder
         return getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
     _table(evaluated, which, output)
 

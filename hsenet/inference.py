@@ -18,12 +18,14 @@ from torch import Tensor
 
 from .config import Config, load_config
 from .corpora.ct_rate import SPLITS, find_table, read_metadata, release_of
-from .cache.datasets import REPORT_PROMPT, CLIPDataset, VLMCollator, load_tokenizer
-from .cache.slices import axial_slices, jpeg_round_trip, load_slice_encoder
-from .ct.volume import encoder_volume, read_ct
+from .cache.datasets import CLIPDataset, VLMCollator
+from .cache.text import REPORT_PROMPT, load_tokenizer
+from .cache.slices import load_slice_encoder
+from .ct.read import read_ct
+from .ct.resample import axial_slices, encoder_volume, jpeg_round_trip
 from .models.clip import VolumeCLIP
 from .models.vlm import HSENetVLM
-from .training.stages import model_folder
+from .training.folder import model_folder
 
 # %% ../nbs/03_inference.ipynb #79bc771a
 class BundleError(ValueError):

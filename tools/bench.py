@@ -33,17 +33,20 @@ WAYS = {"a": "decompress and read, zlib", "b": "ours, both branches", "b_jpeg": 
 
 def make_file(shape: tuple[int, int, int]) -> tuple[Path, tuple[float, ...]]:
     "A phantom of `shape` (z, x, y) as CT-RATE's first release has it, and its spacing; larger ones repeat voxels and draw new noise."
-    from hsenet.phantoms import corpus as phantom
+    import nibabel as nib
+
+    from hsenet.phantoms.findings import draw
+    from hsenet.phantoms.render import acquire, render
     path = OUTPUT / f"ct_{'x'.join(map(str, shape))}.nii.gz"
     times = max(1, shape[1] // 512)
     size = (min(shape[0], 300), shape[1] // times, shape[2] // times)
-    someone = phantom.draw("valid_1_a", "subtle", 1)
-    scanner = phantom.acquire(someone, size, seed=1)
+    someone = draw("valid_1_a", "subtle", 1)
+    scanner = acquire(someone, size, seed=1)
     spacing = tuple(s * n / m for s, n, m in zip(scanner.spacing, size, shape))
     if path.is_file(): return path, spacing
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    hu, noise = np.rint(phantom.render(someone, scanner)).astype(np.int16), np.random.default_rng(0)
-    header = phantom.nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).header
+    hu, noise = np.rint(render(someone, scanner)).astype(np.int16), np.random.default_rng(0)
+    header = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).header
     header.set_data_shape((shape[1], shape[2], shape[0])); header["vox_offset"] = 352; header["magic"] = b"n+1"
     with gzip.open(path.with_suffix(".part"), "wb", compresslevel=1) as f:
         f.write(header.binaryblock + bytes(4))
@@ -64,7 +67,7 @@ def zlib_only(path: Path, spacing) -> int:
 def ours(path: Path, spacing, jpeg: bool = False):
     from hsenet.config import preset
     from hsenet.ct.planes import encode_ct
-    from hsenet.cache.slices import jpeg_round_trip
+    from hsenet.ct.resample import jpeg_round_trip
     paper = preset("paper")
     volume, slices, _ = encode_ct(path, 1, -1024, spacing, None, paper.volume, paper.slices)
     return volume, jpeg_round_trip(slices) if jpeg else slices
@@ -146,7 +149,7 @@ def scale(numbers: tuple[int, ...] = (100, 1000, 10_000), repeats: int = 3) -> d
 
     import pandas as pd
     from hsenet.config import preset
-    from hsenet.corpora.folder import read_corpus
+    from hsenet.corpora.layouts import read_corpus
     from hsenet.phantoms.corpus import write_corpus
     from hsenet.cache.preprocess import preprocess
     logging.disable(logging.WARNING)

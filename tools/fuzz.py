@@ -75,8 +75,8 @@ def plane_by_plane(path: Path, given: tuple):
 
 def use_ct(path: Path, *given):
     "All that preprocessing does with a CT."
-    from hsenet.cache.slices import axial_slices
-    from hsenet.ct.volume import encoder_volume, read_ct
+    from hsenet.ct.read import read_ct
+    from hsenet.ct.resample import axial_slices, encoder_volume
     if Path(path).is_file(): plane_by_plane(path, given)
     ct = read_ct(path, *given)
     encoder_volume(ct, (4, 16, 16), spacing=None), axial_slices(ct, 4, spacing=None)
@@ -137,7 +137,8 @@ def changed(path: Path, rng, read):
 
 
 def tables(work: Path, rng):
-    from hsenet.corpora.ct_rate import read_ct_rate, read_questions
+    from hsenet.corpora.ct_rate import read_ct_rate
+    from hsenet.corpora.radgenome import read_questions
     from hsenet.cache.preprocess import check_cases
     root = corpus(work)
     paths = sorted(p for p in root.rglob("*") if p.suffix in (".csv", ".txt"))
@@ -149,14 +150,16 @@ def tables(work: Path, rng):
 
 def jsons(work: Path, rng):
     from hsenet.config import preset
-    from hsenet.corpora.ct_rate import read_templates
+    from hsenet.corpora.radgenome import read_templates
     from hsenet.cache.datasets import CLIPDataset
-    from hsenet.cache.preprocess import open_cache, preprocess_corpus, read_lines, _done
+    from hsenet.cache.manifest import open_cache
+    from hsenet.cache.preprocess import preprocess_corpus, read_journal
+    from hsenet.files import read_lines
     root, config = corpus(work), preset("mini")
     if not (work / "cache").is_dir(): preprocess_corpus(root, config, work / "cache", workers=0, progress=False)
     paths = [*(work / "cache" / n for n in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")), *sorted(root.rglob("*.json"))]
     def read():
-        open_cache(work / "cache", config), _done(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
+        open_cache(work / "cache", config), read_journal(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
         CLIPDataset(work / "cache", "train")[0]
     changed(paths[rng.integers(len(paths))], rng, read)
 
@@ -177,7 +180,7 @@ def zips(work: Path, rng):
 def examples(work: Path) -> dict[str, Path]:
     "Phantoms in every layout but archives."
     from hsenet.config import preset
-    from hsenet.phantoms.examples import EXAMPLES, write_example
+    from hsenet.phantoms.layouts import EXAMPLES, write_example
     phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
     names = [n for n in EXAMPLES if n != "bimcv_original"]
     return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}
@@ -185,7 +188,7 @@ def examples(work: Path) -> dict[str, Path]:
 
 def layouts(work: Path, rng):
     "Tables, manifests and split files of corpora other than CT-RATE."
-    from hsenet.corpora.folder import read_corpus, read_corpus_questions
+    from hsenet.corpora.layouts import read_corpus, read_corpus_questions
     from hsenet.cache.preprocess import check_cases
     roots, split = examples(work), work / "split.csv"
     if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
@@ -218,11 +221,11 @@ KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": json
 def ours() -> tuple[type, ...]:
     "The errors that may come."
     from hsenet.corpora.archives import ArchiveError
-    from hsenet.corpora.ct_rate import CorpusError
-    from hsenet.cache.datasets import DatasetError
-    from hsenet.cache.preprocess import PreprocessError
+    from hsenet.corpora.table import CorpusError
+    from hsenet.cache.manifest import DatasetError, PreprocessError
     from hsenet.ct.volume import VolumeError
-    return ArchiveError, CorpusError, DatasetError, PreprocessError, VolumeError
+    from hsenet.files import FileError
+    return ArchiveError, CorpusError, DatasetError, FileError, PreprocessError, VolumeError
 
 
 def memory(key: str) -> float:

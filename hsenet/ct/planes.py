@@ -17,9 +17,10 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..config import SliceConfig, VolumeConfig
-from ..cache.slices import axial_slices, slice_places
-from .volume import (CT, VolumeError, axis_matrix, check_end, check_geometry, check_sample, encoder_volume, header_facts, open_ct,
-                                 probe_places, promised, read_ct, read_header, read_into, resampled_size, resize_matrix, sample_step, to_hu)
+from .nifti import check_end, header_facts, open_ct, promised, read_header, read_into
+from .read import read_ct
+from .resample import axial_slices, axis_matrix, encoder_volume, probe_places, resampled_size, resize_matrix, slice_places
+from .volume import CT, VolumeError, check_geometry, check_sample, sample_step, to_hu
 
 # %% ../../nbs/ct/05_planes.ipynb #eeec151e
 logger = logging.getLogger(__name__)

@@ -24,7 +24,9 @@ from ..metrics.retrieval import expected_hits, truth_ranks
 from ..metrics.score import compare_auroc, compare_paired, mean_of
 from ..metrics.text import bleu_counts, bleu_of_counts, rouge
 from ..metrics.questions import abnormality_metrics, exact_hit, major_hit, path_credit, size_in_mm, size_metrics, yes_or_no
-from ..plots import read_rows, show_ct, show_report
+from .side_by_side import show_report
+from ..files import read_lines
+from ..plots import show_ct
 
 # %% ../../nbs/evaluation/04_page.ipynb #ca0437ed
 class ReportError(ValueError):
@@ -162,7 +164,7 @@ def write_report(
              "<i>standard</i> is what the field accepts; <i>released</i> repeats the published code, to compare with the paper's numbers.</p>", "<h2>In short</h2>", _numbers_table(metrics, metrics["headline"])]
     if figures := sorted((folder / "figures").glob("*.png")): parts += ["<h2>Figures</h2>", "<div class=figures>", *map(_picture, figures), "</div>"]
     parts.append(_details(metrics))
-    rows = read_rows(folder / "predictions.jsonl") if (folder / "predictions.jsonl").is_file() else []
+    rows = read_lines(folder / "predictions.jsonl") if (folder / "predictions.jsonl").is_file() else []
     if rows and "prediction" in rows[0]: parts += ["<h2>Cases</h2>", _cases(rows, CLIPDataset(cache, metrics["split"]) if cache else None, cases)]
     parts += ["<h2>All numbers</h2>", _numbers_table(metrics, metrics["numbers"])]
     if metrics["not_computed"]: parts += ["<h2>Not computed</h2>", _reasons(metrics["not_computed"])]
@@ -218,7 +220,7 @@ def case_rows(
     folder = Path(folder)
     if (folder / "volumes.npy").is_file(): return _found_rows(folder)
     if not (folder / "predictions.jsonl").is_file(): raise FileNotFoundError(f"{folder}: expected predictions.jsonl or volumes.npy of an evaluation")
-    rows = sorted(read_rows(folder / "predictions.jsonl"), key=lambda r: r["id"])
+    rows = sorted(read_lines(folder / "predictions.jsonl"), key=lambda r: r["id"])
     said, truth = [r["prediction"] for r in rows], [r.get("reference", r.get("answer")) for r in rows]
     numbers = {"BLEU-4": (bleu_counts(said, truth), bleu_of_counts), "ROUGE-L": (np.array([rouge(*p)["rougeL"] for p in zip(said, truth)]), None)}
     if "answer" in rows[0]:
@@ -227,7 +229,7 @@ def case_rows(
             each = [score(*p) for p in zip(said, truth)]
             numbers[name] = (np.array([[x or 0, x is not None] for x in each], float), mean_of)
     if (folder / "findings.jsonl").is_file():
-        found = {r["id"]: r for r in read_rows(folder / "findings.jsonl")}
+        found = {r["id"]: r for r in read_lines(folder / "findings.jsonl")}
         ours, theirs = ([found[r["id"]][side] for r in rows] for side in ("said", "true"))
         names = list(next(iter(read_run(folder).values())).get("per_finding", {})) or sorted({n for report in (*ours, *theirs) for n in report})
         numbers["clinical micro-F1"] = (confusion_counts(presence(ours, names), presence(theirs, names)).sum(2), micro_f1)
@@ -268,7 +270,7 @@ def _same_cases(a: str | Path, b: str | Path, ids: Sequence[str], others: Sequen
 
 def _compared_scores(a: Path, b: Path, resamples: int) -> list[dict]:
     "AUROCs of two zero-shot classifications."
-    ours, theirs = (sorted(read_rows(folder / "predictions.jsonl"), key=lambda r: r["id"]) for folder in (a, b))
+    ours, theirs = (sorted(read_lines(folder / "predictions.jsonl"), key=lambda r: r["id"]) for folder in (a, b))
     _same_cases(a, b, [r["id"] for r in ours], [r["id"] for r in theirs])
     names = list(ours[0]["labels"])
     table = lambda rows, key: np.array([[key(r)[name] for name in names] for r in rows])

@@ -435,7 +435,7 @@ def build_vlm(
     "A VLM as a run's configuration describes it, with the trained encoders of CLIPs where branches want them."
     encoders = branch_encoders(config, clip1, clip2)
     image_token = tokenizer.convert_tokens_to_ids("<im_patch>")
-    if image_token in (None, tokenizer.unk_token_id): raise ValueError("build_vlm: the tokenizer has no <im_patch>; use one from hsenet.cache.datasets")
+    if image_token in (None, tokenizer.unk_token_id): raise ValueError("build_vlm: the tokenizer has no <im_patch>; use one from hsenet.cache.text")
     language_model = build_language_model(config.language, tokenizer)
     settings = HSENetVLMConfig(
         run_branches(config, encoders, language_model.config.hidden_size),

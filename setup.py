@@ -21,7 +21,7 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    include_package_data=True,
+    package_data={"": ["*.html"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "metrics": cfg["metrics_requirements"].split(), "dicom": cfg["dicom_requirements"].split(), "cluster": cfg["cluster_requirements"].split()},

@@ -152,12 +152,14 @@ def jsons(work: Path, rng):
     from hsenet.config import preset
     from hsenet.corpora.radgenome import read_templates
     from hsenet.cache.datasets import CLIPDataset
-    from hsenet.cache.preprocess import open_cache, preprocess_corpus, read_lines, _done
+    from hsenet.cache.manifest import open_cache
+    from hsenet.cache.preprocess import preprocess_corpus, read_journal
+    from hsenet.files import read_lines
     root, config = corpus(work), preset("mini")
     if not (work / "cache").is_dir(): preprocess_corpus(root, config, work / "cache", workers=0, progress=False)
     paths = [*(work / "cache" / n for n in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")), *sorted(root.rglob("*.json"))]
     def read():
-        open_cache(work / "cache", config), _done(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
+        open_cache(work / "cache", config), read_journal(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
         CLIPDataset(work / "cache", "train")[0]
     changed(paths[rng.integers(len(paths))], rng, read)
 
@@ -220,8 +222,7 @@ def ours() -> tuple[type, ...]:
     "The errors that may come."
     from hsenet.corpora.archives import ArchiveError
     from hsenet.corpora.table import CorpusError
-    from hsenet.cache.datasets import DatasetError
-    from hsenet.cache.preprocess import PreprocessError
+    from hsenet.cache.manifest import DatasetError, PreprocessError
     from hsenet.ct.volume import VolumeError
     from hsenet.files import FileError
     return ArchiveError, CorpusError, DatasetError, FileError, PreprocessError, VolumeError

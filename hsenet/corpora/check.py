@@ -20,7 +20,7 @@ from .bimcv import bimcv_files, bimcv_table, files_by_name, likeliest
 from .ct_rate import RELEASES, SPLITS, case_of_volume, find_table, read_no_chest
 from .folder import find_columns
 from .layouts import LAYOUTS, find_layout
-from .radgenome import TASKS, WHOLE_SCAN, major_anatomy, question_columns, read_templates, side_folder
+from .radgenome import TASKS, WHOLE_SCAN, major_anatomy, question_file, read_templates, side_folder
 from .released import read_released
 from .splits import assign_split
 from .table import BIMCV_PATIENT, LABELS, CorpusError, clean_text, read_table, safe_path, split_names
@@ -202,10 +202,11 @@ def _check_no_chest(check: Check, base: Path, split: str, cases: pd.DataFrame, p
 def _check_questions(check: Check, root: Path, split: str, cases: pd.DataFrame, partial: bool) -> Counter:
     "Questions by task, those whose volume is here."
     counts = Counter()
-    for task, (ending, abnormality, answer) in TASKS.items():
-        path = find_table(side_folder(root, "radgenome_files"), split, ending)
+    for task, kind in TASKS.items():
+        answer = kind.answer
+        path = question_file(root, task, split)
         if not path.is_file(): continue
-        table = _rows(check, path, question_columns(task), (), unique=task == "disorders")
+        table = _rows(check, path, kind.columns, (), unique=task == "disorders")
         if table is None or answer not in table.columns: continue
         if not partial: check.note("question of an unknown volume", path, dict.fromkeys(table.case[~table.case.isin(cases.case)]))
         check.note("question without an answer", path, table.case[table[answer].isna()] if answer != "Anatomy" else [])

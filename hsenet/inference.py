@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .config import Config, load_config
 from .corpora.ct_rate import SPLITS, find_table, read_metadata, release_of
-from .cache.datasets import REPORT_PROMPT, CLIPDataset, VLMCollator, load_tokenizer
+from .cache.datasets import CLIPDataset, VLMCollator
+from .cache.text import REPORT_PROMPT, load_tokenizer
 from .cache.slices import load_slice_encoder
 from .ct.read import read_ct
 from .ct.resample import axial_slices, encoder_volume, jpeg_round_trip

@@ -28,7 +28,7 @@ from transformers import BertConfig, Phi3Config, PreTrainedModel, initialization
 from transformers.configuration_utils import PretrainedConfig
 
 from ..config import LanguageConfig
-from ..cache.datasets import load_tokenizer
+from ..cache.text import load_tokenizer
 from .clip import VolumeCLIP, VolumeCLIPConfig
 from .packer import SpatialPacker, SpatialPackerConfig
 from .vit import GuidedViT3D, GuidedViT3DConfig, ViT3D, ViT3DConfig, config_keywords, released_names

@@ -294,7 +294,7 @@ def build_vlm(
     clip1, clip2 = clip1 or build_clip(config, 1), clip2 or build_clip(config, 2)
     if clip1.config.guided or not clip2.config.guided: raise ValueError("build_vlm: expected a stage-1 and a stage-2 (guided) CLIP, in this order")
     image_token = tokenizer.convert_tokens_to_ids("<im_patch>")
-    if image_token in (None, tokenizer.unk_token_id): raise ValueError("build_vlm: the tokenizer has no <im_patch>; use one from hsenet.cache.datasets")
+    if image_token in (None, tokenizer.unk_token_id): raise ValueError("build_vlm: the tokenizer has no <im_patch>; use one from hsenet.cache.text")
     language_model = build_language_model(config.language, tokenizer)
     model = HSENetVLM(HSENetVLMConfig(
         clip1.vision.config, clip2.vision.config, packer_config(config, language_model.config.hidden_size), language_model.config, image_token_id=image_token,

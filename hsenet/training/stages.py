@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..config import AugmentConfig, Config, StageConfig, override
-from ..cache.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, DatasetError, load_tokenizer, read_manifest, train_tokenizer, wordings
+from ..cache.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator
+from ..cache.manifest import DatasetError, read_manifest
+from ..cache.text import load_tokenizer, train_tokenizer, wordings
 from ..metrics.retrieval import recall_at_k
 from ..models.released import load_clip, to_released
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
@@ -209,7 +211,7 @@ def encode_cases(
 def _question_texts(cache: Path, tasks: tuple[str, ...], tokens: dict) -> list[str]:
     "Questions and answers of the training split; none where a corpus comes without question tables."
     try: return QuestionDataset(cache, "train", tasks=tasks, tokens=tokens).texts()
-    except DatasetError as e:
+    except (DatasetError, FileNotFoundError) as e:
         log.info("the tokenizer sees reports only: %s", e)
         return []
 

@@ -280,7 +280,7 @@ app.add_typer(evaluate, name="evaluate")
 
 def _show(name: str, metrics: dict, output: Path) -> None:
     "Print the table of an evaluation, its line to paste, and where its page is."
-    from hsenet.evaluation.runs import main_table
+    from hsenet.evaluation.predictions import main_table
 
     table = main_table({name: metrics}).to_string(index=False)
     line = (output / "row.md").read_text(encoding="utf-8")
@@ -301,10 +301,11 @@ def evaluate_retrieval(
     split: str = "validation",
 ):
     "Retrieval, zero-shot classification, linear probe of a CLIP."
-    from hsenet.evaluation import runs
+    from hsenet.evaluation import retrieval
 
     checkpoint = _checkpoint(model, "retrieval")
-    _show("retrieval", runs.evaluate_retrieval(checkpoint, cache, output, split), output)
+    metrics = retrieval.evaluate_retrieval(checkpoint, cache, output, split)
+    _show("retrieval", metrics, output)
 
 
 @evaluate.command("zero-shot")
@@ -315,12 +316,13 @@ def evaluate_zero_shot(
     split: str = "validation",
 ):
     "Abnormalities by a CLIP's embeddings alone, with several ways of asking."
-    from hsenet.evaluation import runs
+    from hsenet.evaluation import retrieval
 
     checkpoint = _checkpoint(model, "zero_shot")
-    _show("zero_shot", runs.evaluate_zero_shot(checkpoint, cache, output, split), output)
+    metrics = retrieval.evaluate_zero_shot(checkpoint, cache, output, split)
+    _show("zero_shot", metrics, output)
 
-# %% ../nbs/05_cli.ipynb #18b5e95f
+# %% ../nbs/05_cli.ipynb #91ce36e6
 @evaluate.command("mrg")
 def evaluate_mrg(
     model: Trained,
@@ -331,16 +333,16 @@ def evaluate_mrg(
     learned: Learned = None,
 ):
     "Generated reports: text and clinical metrics."
-    from hsenet.evaluation import runs
+    from hsenet.evaluation import reports
 
-    scores = runs.named_scores(learned or [])
+    scores = reports.named_scores(learned or [])
     checkpoint = _checkpoint(model, "mrg")
-    metrics = runs.evaluate_mrg(
+    metrics = reports.evaluate_mrg(
         checkpoint, cache, output, split, labeler=labeler, learned=scores
     )
     _show("mrg", metrics, output)
 
-# %% ../nbs/05_cli.ipynb #16f0ada6
+# %% ../nbs/05_cli.ipynb #7a6fd782
 @evaluate.command("vqa")
 def evaluate_vqa(
     model: Trained,
@@ -351,11 +353,13 @@ def evaluate_vqa(
     learned: Learned = None,
 ):
     "Answers to questions."
-    from hsenet.evaluation import runs
+    from hsenet.evaluation import questions, reports
 
-    scores = runs.named_scores(learned or [])
+    scores = reports.named_scores(learned or [])
     checkpoint = _checkpoint(model, "vqa")
-    metrics = runs.evaluate_vqa(checkpoint, cache, output, split, task=task, learned=scores)
+    metrics = questions.evaluate_vqa(
+        checkpoint, cache, output, split, task=task, learned=scores
+    )
     _show("vqa", metrics, output)
 
 # %% ../nbs/05_cli.ipynb #d5f7d366
@@ -368,12 +372,12 @@ def evaluate_embeddings(
     split: str = "validation",
 ):
     "Retrieval by embeddings of any other model."
-    from hsenet.evaluation import runs
+    from hsenet.evaluation import retrieval
 
-    metrics = runs.evaluate_embeddings(volumes, reports, cache, output, split)
+    metrics = retrieval.evaluate_embeddings(volumes, reports, cache, output, split)
     _show("embeddings", metrics, output)
 
-# %% ../nbs/05_cli.ipynb #40b73556
+# %% ../nbs/05_cli.ipynb #719f5012
 @app.command()
 def compare(
     runs: Evaluations,
@@ -381,14 +385,14 @@ def compare(
     everything: Everything = False,
 ):
     "Runs side by side, and beside what the paper says."
-    from hsenet.evaluation import page
+    from hsenet.evaluation import compare as comparison
 
     if paired and len(runs) != 2:
         raise ValueError(f"--paired compares two runs, found {len(runs)}")
     if paired:
-        table = page.compare_cases(*runs).reset_index().round(4).set_index("number")
+        table = comparison.compare_cases(*runs).reset_index().round(4).set_index("number")
     else:
-        table = page.compare(runs, headline=not everything)
+        table = comparison.compare(runs, headline=not everything)
     typer.echo(table.to_markdown(disable_numparse=True))
 
 # %% ../nbs/05_cli.ipynb #1d5b982b

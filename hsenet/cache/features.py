@@ -25,7 +25,7 @@ from ..corpora.table import LABELS
 from ..ct.resample import jpeg_round_trip
 from ..files import read_text, write_array, write_json, write_lines, write_text
 
-# %% ../../nbs/cache/02_features.ipynb #9c299c10
+# %% ../../nbs/cache/02_features.ipynb #eabaf42e
 def resize_slices(
     slices: np.ndarray,  # (n, H, W) uint8
     size: int,  # pixels a side
@@ -41,7 +41,8 @@ def load_labelled_slices(
     split: str,
     size: int,  # pixels a side
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Slices `(cases, n, size, size)` uint8 and labels `(cases, 18)` of the cases of one split that have labels."
+    """Slices `(cases, n, size, size)` uint8 and labels `(cases, 18)` of the cases of one split
+    that have labels."""
     cache = Path(cache)
     images, labels = [], []
     for record in read_records(cache):
@@ -52,7 +53,7 @@ def load_labelled_slices(
         return np.zeros((0, 1, size, size), np.uint8), np.zeros((0, 0), int)
     return np.stack(images), np.array(labels)
 
-# %% ../../nbs/cache/02_features.ipynb #a5c7746b
+# %% ../../nbs/cache/02_features.ipynb #79d6cace
 @torch.inference_mode()
 def label_logits(
     encoder: SliceEncoder,
@@ -73,7 +74,8 @@ def label_aurocs(
     labels: np.ndarray,  # (cases, labels), 0 or 1
 ) -> dict[str, float]:
     "AUROC by label, to four digits, of the labels that some cases have and others don't."
-    from sklearn.metrics import roc_auc_score  # here, not above: importing it takes a second, and workers don't need it
+    # here, not above: importing it takes a second, and workers don't need it
+    from sklearn.metrics import roc_auc_score
     aurocs = {}
     for name, scores, label in zip(LABELS, logits.T, labels.T):
         positive = label == 1
@@ -81,7 +83,7 @@ def label_aurocs(
             aurocs[name] = round(float(roc_auc_score(positive, scores)), 4)
     return aurocs
 
-# %% ../../nbs/cache/02_features.ipynb #c300c7d8
+# %% ../../nbs/cache/02_features.ipynb #bb7d8c73
 logger = logging.getLogger(__name__)
 
 
@@ -91,12 +93,13 @@ def train_slice_encoder(
     seed: int = 42,
     progress: bool = True,
 ) -> SliceEncoder:
-    """Train `small` on the training split, and keep it in `cache/slice_encoder` with its AUROC per label on the
-    split `tune`. Raises `PreprocessError`."""
+    """Train `small` on the training split, and keep it in `cache/slice_encoder` with its AUROC per
+    label on the split `tune`. Raises `PreprocessError`."""
     images, labels = load_labelled_slices(cache, "train", config.image_size)
     if not len(images):
         raise PreprocessError(
-            f"{cache}/manifest.jsonl: no training case with labels; the small 2D encoder can't be trained")
+            f"{cache}/manifest.jsonl: no training case with labels; "
+            "the small 2D encoder can't be trained")
     encoder, head = fit_slice_encoder(images, labels, config, seed=seed, progress=progress)
     images, labels = load_labelled_slices(cache, "tune", config.image_size)
     aurocs = label_aurocs(label_logits(encoder, head, images), labels) if len(images) else {}
@@ -104,16 +107,18 @@ def train_slice_encoder(
     write_json(folder / "tune_auroc.json", aurocs)
     if aurocs:
         mean = np.mean(list(aurocs.values()))
-        logger.info("2D encoder: mean AUROC %.3f over %d labels on %d tuning cases", mean, len(aurocs), len(images))
+        message = "2D encoder: mean AUROC %.3f over %d labels on %d tuning cases"
+        logger.info(message, mean, len(aurocs), len(images))
     return encoder
 
-# %% ../../nbs/cache/02_features.ipynb #3ecab7cb
+# %% ../../nbs/cache/02_features.ipynb #6d0213d7
 def prepare_slice_encoder(
     cache: str | Path,  # with a manifest
     config: Config,
     progress: bool = True,
 ) -> SliceEncoder:
-    "The 2D encoder that `config.slices.encoder` names; `small` is trained unless it is in the cache already."
+    """The 2D encoder that `config.slices.encoder` names; `small` is trained unless it is in the
+    cache already."""
     if config.slices.encoder != "small":
         return load_slice_encoder(config.slices.encoder)
     folder = Path(cache) / "slice_encoder"
@@ -121,9 +126,10 @@ def prepare_slice_encoder(
         return load_slice_encoder(folder)
     return train_slice_encoder(cache, config.slices, config.seed, progress)
 
-# %% ../../nbs/cache/02_features.ipynb #27936125
+# %% ../../nbs/cache/02_features.ipynb #afb156db
 def weights_hash(encoder: SliceEncoder) -> str:
-    "A short name for the weights: 16 digits of the SHA-256 of all tensors' names and bytes, by name."
+    """A short name for the weights: 16 digits of the SHA-256 of all tensors' names and bytes, by
+    name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -136,7 +142,8 @@ def claim_features(
     encoder: SliceEncoder,
     jpeg_quality: int,  # 0: no JPEG
 ) -> None:
-    "Note whose features `cache/slice_features` holds. Raises `PreprocessError` if they are another encoder's."
+    """Note whose features `cache/slice_features` holds.
+    Raises `PreprocessError` if they are another encoder's."""
     path = cache / "slice_features" / "encoder.txt"
     name = f"{weights_hash(encoder)} jpeg {jpeg_quality}"
     if path.is_file():
@@ -163,7 +170,7 @@ def encode_batch(
             features[i] = part
     return features
 
-# %% ../../nbs/cache/02_features.ipynb #18884df8
+# %% ../../nbs/cache/02_features.ipynb #88b31bc8
 def add_slice_features(
     cache: str | Path,  # with a manifest
     encoder: SliceEncoder,
@@ -200,7 +207,10 @@ def _encode_missing(
             group = records[start:start + batch]
             missing = {record["case"] for record in group if f"{record['case']}.npy" not in present}
             if missing:
-                stacks = [jpeg_round_trip(np.load(cache / record["slices"]), jpeg_quality) for record in group]
+                stacks = []
+                for record in group:
+                    slices = np.load(cache / record["slices"])
+                    stacks.append(jpeg_round_trip(slices, jpeg_quality))
                 for record, features in zip(group, encode_batch(encoder, stacks)):
                     if record["case"] in missing:
                         write_array(cache / "slice_features" / f"{record['case']}.npy", features)

@@ -33,7 +33,7 @@ from ..ct.planes import encode_ct
 from ..ct.volume import VolumeError
 from ..files import append_lines, fingerprint, read_lines, write_array, write_lines, write_text
 
-# %% ../../nbs/cache/04_preprocess.ipynb #6c159933
+# %% ../../nbs/cache/04_preprocess.ipynb #a3bc7bb8
 @dataclass
 class Failure:
     "A case that couldn't be used."
@@ -48,9 +48,11 @@ def process_case(
     slices: SliceConfig,
     cache: Path,
 ) -> dict | Failure:
-    "Write `volumes/<case>.npy` and `slices/<case>.npy`; gives the journal's record, or why the file can't be used."
+    """Write `volumes/<case>.npy` and `slices/<case>.npy`; gives the journal's record, or why the
+    file can't be used."""
     case, path = row["case"], row["path"]
-    source = fingerprint(path)  # before reading: a file that changes meanwhile is read again next time
+    # before reading: a file that changes meanwhile is read again next time
+    source = fingerprint(path)
     try:
         encoded, images, ct = encode_ct(
             path, row["slope"], row["intercept"], row["spacing"], row.get("series"), volume, slices)
@@ -66,9 +68,10 @@ def process_case(
         "spacing": list(ct.spacing),
     }
 
-# %% ../../nbs/cache/04_preprocess.ipynb #69597c2f
+# %% ../../nbs/cache/04_preprocess.ipynb #a21258fa
 def check_cases(cases: pd.DataFrame) -> None:
-    "Raise `PreprocessError` unless `cases` can be preprocessed: some rows, the columns, names fit for files, no repeats."
+    """Raise `PreprocessError` unless `cases` can be preprocessed: some rows, the columns, names
+    fit for files, no repeats."""
     needed = [column for column in CASE_COLUMNS if column != "variants"]
     missing = [column for column in needed if column not in cases.columns]
     if missing:
@@ -78,14 +81,16 @@ def check_cases(cases: pd.DataFrame) -> None:
         raise PreprocessError("cases: the table is empty; check the corpus")
     unfit = cases.case[~cases.case.astype(str).str.fullmatch(CASE_NAME.pattern)]
     if len(unfit):
-        raise PreprocessError(f"cases: {unfit.iloc[0]!r} can't name a file; expected letters, digits, _ . -")
+        raise PreprocessError(
+            f"cases: {unfit.iloc[0]!r} can't name a file; expected letters, digits, _ . -")
     repeats = cases.case[cases.case.duplicated()]
     if len(repeats):
         raise PreprocessError(f"cases: {repeats.iloc[0]!r} stands in more than one row; keep one")
 
-# %% ../../nbs/cache/04_preprocess.ipynb #4256943e
+# %% ../../nbs/cache/04_preprocess.ipynb #bd86c66b
 def case_rows(cases: pd.DataFrame) -> list[dict]:
-    "What `process_case` needs of each case, with absolute paths and the files' fingerprints as `source`."
+    """What `process_case` needs of each case, with absolute paths and the files' fingerprints as
+    `source`."""
     columns = ["case", "path", "slope", "intercept", "spacing"]
     if "series" in cases:
         columns.append("series")
@@ -189,7 +194,7 @@ def write_failures(
         writer.writerow((failure.case, failure.path, failure.reason))
     return write_text(cache / "failures.csv", text.getvalue())
 
-# %% ../../nbs/cache/04_preprocess.ipynb #6d0a009f
+# %% ../../nbs/cache/04_preprocess.ipynb #fdd809b1
 def process_all(
     cache: Path,
     rows: list[dict],  # of `case_rows`
@@ -201,7 +206,8 @@ def process_all(
     made, failures = {}, []
     work = partial(process_group, volume=config.volume, slices=config.slices, cache=cache)
     with tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not progress) as bar:
-        with closing(run(work, group_rows(rows))) as finished:  # closed: workers end with an error here
+        # closed: workers end with an error here
+        with closing(run(work, group_rows(rows))) as finished:
             for outcomes in finished:
                 records = [outcome for outcome in outcomes if not isinstance(outcome, Failure)]
                 append_lines(cache / "journal.jsonl", records)
@@ -211,7 +217,7 @@ def process_all(
                 bar.update(len(outcomes))
     return made, failures
 
-# %% ../../nbs/cache/04_preprocess.ipynb #5ed61c4d
+# %% ../../nbs/cache/04_preprocess.ipynb #5128f6ac
 @dataclass
 class Summary:
     "How a job went."
@@ -224,13 +230,14 @@ class Summary:
     def __str__(self) -> str:
         rate = f", {self.made / self.seconds:.1f} cases/s" if self.made and self.seconds else ""
         text = (f"{self.made + self.reused} cases in {self.manifest} "
-                f"({self.made} made in {self.seconds:.0f} s{rate}, {self.reused} reused), {len(self.failures)} failed")
+                f"({self.made} made in {self.seconds:.0f} s{rate}, {self.reused} reused), "
+                f"{len(self.failures)} failed")
         if self.failures:
             listed = self.manifest.with_name("failures.csv")
             text += f", listed in {listed}; first failure: {self.failures[0].reason}"
         return text
 
-# %% ../../nbs/cache/04_preprocess.ipynb #a2d1950c
+# %% ../../nbs/cache/04_preprocess.ipynb #0624015f
 def preprocess(
     cases: pd.DataFrame,  # with the columns of `corpora.table`
     config: Config,  # `volume` and `slices` are used
@@ -238,7 +245,7 @@ def preprocess(
     workers: int | None = None,  # processes; None: one per core; 0: this process
     progress: bool = True,
     raise_failures: bool = True,  # False: failures are only listed
-    scheduler: str | None = None,  # of a Dask cluster that does the work: its address or file; None: this machine
+    scheduler: str | None = None,  # of a Dask cluster, its address or file; None: this machine
 ) -> Summary:
     """Volumes and slices of all cases that aren't in the cache yet, then the manifest of all.
     Raises `FileError`, `PreprocessError`."""
@@ -259,7 +266,8 @@ def preprocess(
 
 def _lost(row: dict) -> Failure:
     "The failure of a case that no worker of a cluster survived."
-    return Failure(row["case"], row["path"], "took down every worker that tried it, perhaps for want of memory")
+    reason = "took down every worker that tried it, perhaps for want of memory"
+    return Failure(row["case"], row["path"], reason)
 
 
 def _bring_up_to_date(
@@ -272,7 +280,8 @@ def _bring_up_to_date(
     "Do what the journal lacks, then write journal, failures and manifest."
     rows = case_rows(cases)
     done = read_journal(cache)
-    write_lines(cache / "journal.jsonl", done.values())  # without a torn line, or cases whose arrays are gone
+    # without a torn line, or cases whose arrays are gone
+    write_lines(cache / "journal.jsonl", done.values())
     todo = [row for row in rows if done.get(row["case"], {}).get("source") != row["source"]]
     for row in todo:
         (cache / "slice_features" / f"{row['case']}.npy").unlink(missing_ok=True)
@@ -285,14 +294,14 @@ def _bring_up_to_date(
     manifest = write_manifest(cache, cases, done)
     return Summary(manifest, len(made), len(rows) - len(todo), failures, 0.0)
 
-# %% ../../nbs/cache/04_preprocess.ipynb #28692f55
+# %% ../../nbs/cache/04_preprocess.ipynb #2c216d87
 def preprocess_corpus(
     root: str | Path,  # of a corpus in any of `corpora.layouts.LAYOUTS`
     config: Config,
     cache: str | Path,
     release: str = "auto",  # of CT-RATE
     layout: str = "auto",
-    questions: str | Path | None = None,  # a copy of RadGenome-ChestCT; None: what the corpus itself holds
+    questions: str | Path | None = None,  # a copy of RadGenome-ChestCT; None: the corpus' own
     tune_share: float = 0.05,  # of the training patients
     workers: int | None = None,
     progress: bool = True,
@@ -300,12 +309,14 @@ def preprocess_corpus(
     scheduler: str | None = None,  # of a Dask cluster, see `preprocess`
     **settings,  # of `corpora.layouts.read_corpus`
 ) -> Summary:
-    "Table, volumes, slices, 2D features and questions of a corpus. Raises `CorpusError`, `FileError`, `PreprocessError`."
+    """Table, volumes, slices, 2D features and questions of a corpus.
+    Raises `CorpusError`, `FileError`, `PreprocessError`."""
     cases = read_corpus(root, layout, release, **settings)
     asked, templates = read_corpus_questions(root, questions)
     if (cases.split == "train").any():
         cases = tuning_split(cases, tune_share, config.seed)
-    summary = preprocess(cases, config, cache, workers, progress, raise_failures=False, scheduler=scheduler)
+    summary = preprocess(
+        cases, config, cache, workers, progress, raise_failures=False, scheduler=scheduler)
     write_questions(cache, asked, templates)
     encoder = prepare_slice_encoder(cache, config, progress)
     add_slice_features(cache, encoder, jpeg_quality=config.slices.jpeg_quality, progress=progress)

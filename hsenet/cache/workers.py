@@ -21,7 +21,7 @@ import torch
 
 from .manifest import PreprocessError
 
-# %% ../../nbs/cache/03_workers.ipynb #a2f362d2
+# %% ../../nbs/cache/03_workers.ipynb #6d88d6fa
 def start_worker() -> None:
     "Make this process a worker: one thread, deaf to Ctrl-C, ending with its parent."
     torch.set_num_threads(1)
@@ -40,7 +40,8 @@ def run_on_machine(
     groups: list[list],
     workers: int | None = None,  # processes; None: one per core; 0: this process
 ) -> Iterator[list]:
-    "What `work` gives for each group, as soon as it is done. Raises `PreprocessError` if a process dies."
+    """What `work` gives for each group, as soon as it is done.
+    Raises `PreprocessError` if a process dies."""
     if workers is None:
         workers = len(os.sched_getaffinity(0))
     workers = min(workers, len(groups))
@@ -56,11 +57,12 @@ def run_on_machine(
     except BrokenProcessPool as e:
         raise PreprocessError(
             "a worker process died, perhaps for want of memory; start again with fewer workers "
-            "(it goes on from here); a script must call this below `if __name__ == '__main__':`") from e
+            "(it goes on from here); "
+            "a script must call this below `if __name__ == '__main__':`") from e
     finally:
         pool.shutdown(cancel_futures=True)
 
-# %% ../../nbs/cache/03_workers.ipynb #67a88812
+# %% ../../nbs/cache/03_workers.ipynb #0fe70f61
 logger = logging.getLogger(__name__)
 
 
@@ -72,21 +74,24 @@ def connect(
         from dask.distributed import Client
     except ImportError as e:
         raise PreprocessError(
-            "to work on a cluster, expected dask.distributed, found none; pip install 'hsenet[cluster]'") from e
+            "to work on a cluster, expected dask.distributed, found none; "
+            "pip install 'hsenet[cluster]'") from e
     place = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}
     try:
         return Client(**place, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError) as e:  # a timeout is an OSError
         raise PreprocessError(
-            f"scheduler {scheduler}: no Dask scheduler answers there ({type(e).__name__}); start one with "
+            f"scheduler {scheduler}: no Dask scheduler answers there ({type(e).__name__}); "
+            "start one with "
             "`dask scheduler`, and give its address or its --scheduler-file") from e
 
-# %% ../../nbs/cache/03_workers.ipynb #31d6fe1f
+# %% ../../nbs/cache/03_workers.ipynb #91dec9ea
 def check_workers(
     client: Any,  # of a Dask scheduler
     cache: Path,
 ) -> None:
-    "Raise `PreprocessError` unless the workers that are there see the cache; wait for the first one."
+    """Raise `PreprocessError` unless the workers that are there see the cache; wait for the first
+    one."""
     if not client.scheduler_info()["workers"]:
         logger.info("waiting for workers to join the cluster")
     client.wait_for_workers(1)
@@ -94,7 +99,8 @@ def check_workers(
         answers = client.run(_sees, str(cache))
     except ImportError as e:
         raise PreprocessError(
-            f"a worker of the cluster can't import hsenet ({e}); install the same version there") from e
+            f"a worker of the cluster can't import hsenet ({e}); "
+            "install the same version there") from e
     blind = [worker for worker, sees in answers.items() if not sees]
     if blind:
         raise PreprocessError(
@@ -106,7 +112,7 @@ def _sees(cache: str) -> bool:
     "Asked of a worker: is the cache there?"
     return os.path.isfile(os.path.join(cache, "preprocess.yaml"))
 
-# %% ../../nbs/cache/03_workers.ipynb #21314f7b
+# %% ../../nbs/cache/03_workers.ipynb #34351957
 def run_on_cluster(
     work: Callable[[list], list],  # a result for each row of a group; importable by the workers
     groups: list[list],
@@ -114,7 +120,8 @@ def run_on_cluster(
     cache: Path,  # that all workers must see
     lost: Callable[[Any], Any],  # the result of a row that took down its workers
 ) -> Iterator[list]:
-    "What `work` gives for each group, as soon as it is done by a worker of a cluster. Raises `PreprocessError`."
+    """What `work` gives for each group, as soon as it is done by a worker of a cluster.
+    Raises `PreprocessError`."""
     if not groups: return
     with connect(scheduler) as client:
         from dask.distributed import as_completed
@@ -144,7 +151,8 @@ def _on_worker(work: Callable[[list], list], group: list) -> list:
 
 
 def _results(future: Any) -> list | None:
-    "What a finished future gives; None where it took down its workers. Raises `PreprocessError` if the cluster was lost."
+    """What a finished future gives; None where it took down its workers.
+    Raises `PreprocessError` if the cluster was lost."""
     from dask.distributed import CancelledError, KilledWorker
     from distributed.comm import CommClosedError
     try:
@@ -153,4 +161,5 @@ def _results(future: Any) -> list | None:
         return None
     except (CancelledError, CommClosedError) as e:
         raise PreprocessError(
-            "the scheduler was lost, or gave up the work; start again (it goes on from here)") from e
+            "the scheduler was lost, or gave up the work; "
+            "start again (it goes on from here)") from e

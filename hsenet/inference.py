@@ -143,7 +143,7 @@ def answer_prompts(
     max_new_tokens: int,
 ) -> str:
     "Greedy answer to one prompt about one CT."
-    collate = VLMCollator(tokenizer, config.visual_tokens, config.language.max_length, train=False)
+    collate = VLMCollator(tokenizer, vlm.num_visual_tokens, config.language.max_length, train=False)
     item = {"case": "own", "prompt": prompt, "answer": "", **{k: v[0].cpu() for k, v in batch.items()}}
     inputs = {k: v.to(vlm.device) for k, v in collate([item]).items() if k in ("input_ids", "attention_mask", "volume", "slice_features")}
     new = vlm.generate(**inputs, max_new_tokens=max_new_tokens)

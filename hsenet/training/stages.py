@@ -25,9 +25,10 @@ from ..cache.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportD
 from ..cache.manifest import DatasetError, read_manifest
 from ..cache.text import load_tokenizer, train_tokenizer, wordings
 from ..metrics.retrieval import recall_at_k
+from ..models.branches import find_branch
 from ..models.released import load_clip, to_released
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
-from ..models.vlm import HSENetVLM, build_vlm
+from ..models.vlm import HSENetVLM, build_vlm, check_same_branches
 from .folder import TrainingError, finished, model_folder, open_run, weights_id
 from .loop import Task, fit
 
@@ -180,8 +181,8 @@ def encode_records(
     data: CLIPDataset,
     records: Sequence[dict],  # of the manifest
     batch_size: int = 16,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    "Case → patch tokens of both encoders, (N, W) each, on the model's device."
+) -> dict[str, tuple[Tensor, ...]]:
+    "Case → patch tokens of the model's encoders, (N, W) each, on the model's device."
     out = {}
     for start in range(0, len(records), batch_size):
         some = records[start:start + batch_size]
@@ -198,8 +199,8 @@ def encode_cases(
     split: str,
     batch_size: int = 64,
     progress: bool = True,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    "Patch tokens of both frozen encoders, float16 (N, W), for every case of a split."
+) -> dict[str, tuple[Tensor, ...]]:
+    "Patch tokens of the frozen encoders, float16 (N, W), for every case of a split."
     data, out = CLIPDataset(cache, split), {}
     vlm.eval()
     for start in tqdm(range(0, len(data), batch_size), desc=f"encode {split}", mininterval=2, disable=not progress):
@@ -224,12 +225,19 @@ def vlm_tokenizer(config: Config, cache: str | Path, tasks: tuple[str, ...] = ("
     return train_tokenizer(sorted(set(items)), config.language.vocab_size, "causal", config.language.max_length)
 
 # %% ../../nbs/training/03_stages.ipynb #231d4d95
-def _encoders(config: Config, stage1: str | Path, stage2: str | Path, control: str | None) -> tuple[VolumeCLIP, VolumeCLIP]:
-    "The two CLIPs whose encoders a report model reads with."
+def _encoders(config: Config, stage1: str | Path | None, stage2: str | Path | None, control: str | None) -> list[VolumeCLIP | None]:
+    "The CLIPs of stages 1 and 2 whose encoders a report model looks with; None where no branch wants one, or the control is `random_encoder`."
     if control not in (None, "random_encoder", "no_image"):
         raise TrainingError(f"control: expected None, random_encoder or no_image, found {control!r}")
-    if control == "random_encoder": return build_clip(config, 1), build_clip(config, 2)
-    return tuple(VolumeCLIP.from_pretrained(model_folder(f, by)) for f, by in ((stage1, "pretrain_stage1"), (stage2, "pretrain_stage2")))
+    wanted = {find_branch(name).run for name in config.vlm.branches}
+    clips = []
+    for run, folder in {"stage1": stage1, "stage2": stage2}.items():
+        if control == "random_encoder" or run not in wanted:
+            clips.append(None)
+            continue
+        if folder is None: raise TrainingError(f"vlm.branches {', '.join(config.vlm.branches)}: expected the folder of {run} ({run}=…), found None")
+        clips.append(VolumeCLIP.from_pretrained(model_folder(folder, f"pretrain_{run}")))
+    return clips
 
 
 def _check_tokens(config: Config, stage: StageConfig):
@@ -246,20 +254,20 @@ def _device() -> torch.device:
 def _fit_vlm(vlm: HSENetVLM, tokenizer: Any, config: Config, stage: StageConfig, cache: Path, output: Path, dataset, facts: dict, **kw) -> Path:
     "Fine-tune a VLM on the prompts and answers of `dataset(cache, split, …)`."
     _check_tokens(config, stage)
-    facts = run_facts(config, cache, ("volume", "slices", "encoder", "packer", "language", "augment"), **facts)
+    facts = run_facts(config, cache, ("volume", "slices", "encoder", "packer", "vlm", "language", "augment"), **facts)
     encode = stage.cache_tokens and not finished(output, stage, config.seed, facts, kw.get("resume", True))
     vlm.config.control = facts["control"]
     tokens = {s: encode_cases(vlm.to(_device()), cache, s) if encode else None for s in ("train", "tune")}
     train = dataset(cache, "train", augment=config.augment, seed=config.seed, tokens=tokens["train"])
     tune = dataset(cache, "tune", tokens=tokens["tune"])
-    collate = VLMCollator(tokenizer, config.visual_tokens, stage.max_length or config.language.max_length)
+    collate = VLMCollator(tokenizer, vlm.num_visual_tokens, stage.max_length or config.language.max_length)
     return fit(VLMTask(vlm, collate, tokenizer), train, tune, stage, output, seed=config.seed, facts=facts, **kw)
 
 # %% ../../nbs/training/03_stages.ipynb #8001324f
 def towers_id(vlm: HSENetVLM) -> str:
     "A checksum of the frozen encoders."
     crc = 0
-    for tower in (vlm.vision1, vlm.vision2):
+    for tower in vlm.encoders.values():
         for tensor in tower.state_dict().values(): crc = zlib.crc32(tensor.detach().cpu().float().contiguous().numpy().tobytes(), crc)
     return f"{crc:08x}"
 
@@ -275,10 +283,10 @@ def train_mrg(
 ) -> Path:  # the best checkpoint
     "Train packers and language model to write reports."
     torch.manual_seed(config.seed)
-    clips = _encoders(config, stage1, stage2, control)
+    clip1, clip2 = _encoders(config, stage1, stage2, control)
     tokenizer = vlm_tokenizer(config, cache)
     output = open_run(config, output, kw.get("resume", True), stage1=str(stage1), stage2=str(stage2), control=str(control))
-    vlm = build_vlm(config, tokenizer, *clips)
+    vlm = build_vlm(config, tokenizer, clip1, clip2)
     return _fit_vlm(vlm, tokenizer, config, config.mrg, Path(cache), output, ReportDataset, {"control": control, "towers": towers_id(vlm)}, **kw)
 
 # %% ../../nbs/training/03_stages.ipynb #efd1e3b1
@@ -300,6 +308,7 @@ def train_vqa(
         folder = model_folder(mrg, "finetune_mrg")
         vlm, tokenizer = HSENetVLM.from_pretrained(folder), load_tokenizer(str(folder), "causal")
         start = {"mrg": weights_id(folder)}
+        check_same_branches(vlm, config)
         if vlm.config.control != control: raise TrainingError(f"{folder} belongs to control {vlm.config.control}, this run to {control}")
     else:
         tokenizer = vlm_tokenizer(config, cache, tasks)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'PhantomConfig', 'VolumeConfig', 'SliceConfig', 'EncoderConfig', 'TextConfig', 'CLIPConfig', 'PackerConfig',
-           'LanguageConfig', 'AugmentConfig', 'StageConfig', 'Config', 'ConfigError', 'override', 'load_config',
-           'preset', 'difference']
+           'VLMConfig', 'LanguageConfig', 'AugmentConfig', 'StageConfig', 'Config', 'ConfigError', 'override',
+           'load_config', 'preset', 'difference']
 
 # %% ../nbs/00_config.ipynb #27bb9a97
 from copy import deepcopy
@@ -89,9 +89,19 @@ class CLIPConfig:
 # %% ../nbs/00_config.ipynb #559c753e
 @dataclass
 class PackerConfig:
-    "The spatial packer: one token per region of the patch grid."
+    "The projector between an encoder and the language model."
+    kind: str = "spatial"  # a key of `models.packer.PROJECTORS`: spatial, pooling, sequence, mlp, qformer, m3d
     kernel: tuple[int, int, int] = (1, 4, 4)  # patches (z, x, y) per region
     dropout: float = 0.1
+    queries: int = 32  # visual tokens of a `qformer`
+    layers: int = 2  # of a `qformer`
+    heads: int = 8  # of a `qformer`
+
+# %% ../nbs/00_config.ipynb #d1716889
+@dataclass
+class VLMConfig:
+    "The report model as a whole."
+    branches: tuple[str, ...] = ("stage1", "stage2")  # keys of `models.branches.BRANCHES`, in the order of visual tokens
 
 # %% ../nbs/00_config.ipynb #63b1ec22
 @dataclass
@@ -151,6 +161,7 @@ class Config:
     text: TextConfig = field(default_factory=TextConfig)
     clip: CLIPConfig = field(default_factory=CLIPConfig)
     packer: PackerConfig = field(default_factory=PackerConfig)
+    vlm: VLMConfig = field(default_factory=VLMConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     stage1: StageConfig = field(default_factory=StageConfig)
@@ -162,11 +173,6 @@ class Config:
     def grid(self) -> tuple[int, ...]:
         "Patches per axis (z, x, y)."
         return tuple(s // p for s, p in zip(self.volume.size, self.encoder.patch_size))
-
-    @property
-    def visual_tokens(self) -> int:
-        "Tokens that the language model sees: two packers' worth."
-        return 2 * _prod(g // k for g, k in zip(self.grid, self.packer.kernel))
 
     def to_dict(self) -> dict:
         "Plain nested dicts, tuples as lists, ready for YAML or JSON."
@@ -180,12 +186,6 @@ class Config:
         return path
 
 # %% ../nbs/00_config.ipynb #486d9a40
-def _prod(xs) -> int:
-    out = 1
-    for x in xs: out *= x
-    return out
-
-
 def _plain(x: Any) -> Any:
     "Tuples to lists, all the way down."
     if isinstance(x, dict): return {k: _plain(v) for k, v in x.items()}

@@ -133,16 +133,18 @@ def append_lines(path: str | Path, rows: Iterable[dict]) -> None:
 def read_lines(
     path: str | Path,
     advice: str = "",  # what to do where the file is missing
+    torn: bool = True,  # leave out a torn last row; False: it is an error, as in a file that was written whole
 ) -> list[dict]:
-    "The rows of a file of JSON Lines, without a torn last one. Raises `FileNotFoundError`, `FileError`."
+    "The rows of a file of JSON Lines. Raises `FileNotFoundError`, `FileError`."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {path}" + (f"; {advice}" if advice else ""))
     *lines, last = path.read_bytes().split(b"\n")
     rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
     try:
-        return rows + [_row(last, str(path))]
+        return rows + [_row(last, f"{path}, line {len(rows) + 1}")]
     except FileError:  # nothing, or half a row
+        if last and not torn: raise
         return rows
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .config import Config, load_config
 from .corpora.ct_rate import SPLITS, find_table, read_metadata, release_of
-from .cache.datasets import REPORT_PROMPT, CLIPDataset, VLMCollator, load_tokenizer
+from .cache.datasets import CLIPDataset, VLMCollator
+from .cache.text import REPORT_PROMPT, load_tokenizer
 from .cache.slices import load_slice_encoder
 from .ct.read import read_ct
 from .ct.resample import axial_slices, encoder_volume, jpeg_round_trip
@@ -142,7 +143,7 @@ def answer_prompts(
     max_new_tokens: int,
 ) -> str:
     "Greedy answer to one prompt about one CT."
-    collate = VLMCollator(tokenizer, config.visual_tokens, config.language.max_length, train=False)
+    collate = VLMCollator(tokenizer, vlm.num_visual_tokens, config.language.max_length, train=False)
     item = {"case": "own", "prompt": prompt, "answer": "", **{k: v[0].cpu() for k, v in batch.items()}}
     inputs = {k: v.to(vlm.device) for k, v in collate([item]).items() if k in ("input_ids", "attention_mask", "volume", "slice_features")}
     new = vlm.generate(**inputs, max_new_tokens=max_new_tokens)

@@ -25,43 +25,60 @@ from pathlib import Path
 import numpy as np
 from run import ROOT
 
-OUTPUT, THREADS = ROOT / "outputs/bench", 1
-WAYS = {"a": "decompress and read, zlib", "b": "ours, both branches", "b_jpeg": "ours, with JPEG in memory", "c": "plain steps, usual tools"}
+OUTPUT = ROOT / "outputs/bench"
+THREADS = 1
+WAYS = {
+    "a": "decompress and read, zlib",
+    "b": "ours, both branches",
+    "b_jpeg": "ours, with JPEG in memory",
+    "c": "plain steps, usual tools",
+}
+COLOURS = {"a": "#999999", "b": "#1f77b4", "b_jpeg": "#6baed6", "c": "#d62728"}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 def make_file(shape: tuple[int, int, int]) -> tuple[Path, tuple[float, ...]]:
     "A phantom of `shape` (z, x, y) as CT-RATE's first release has it, and its spacing; larger ones repeat voxels and draw new noise."
-    import nibabel as nib
-
     from hsenet.phantoms.findings import draw
     from hsenet.phantoms.render import acquire, render
     path = OUTPUT / f"ct_{'x'.join(map(str, shape))}.nii.gz"
     times = max(1, shape[1] // 512)
     size = (min(shape[0], 300), shape[1] // times, shape[2] // times)
-    someone = draw("valid_1_a", "subtle", 1)
-    scanner = acquire(someone, size, seed=1)
+    phantom = draw("valid_1_a", "subtle", 1)
+    scanner = acquire(phantom, size, seed=1)
     spacing = tuple(s * n / m for s, n, m in zip(scanner.spacing, size, shape))
     if path.is_file(): return path, spacing
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    hu, noise = np.rint(render(someone, scanner)).astype(np.int16), np.random.default_rng(0)
-    header = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).header
-    header.set_data_shape((shape[1], shape[2], shape[0])); header["vox_offset"] = 352; header["magic"] = b"n+1"
-    with gzip.open(path.with_suffix(".part"), "wb", compresslevel=1) as f:
-        f.write(header.binaryblock + bytes(4))
+    hu = np.rint(render(phantom, scanner)).astype(np.int16)
+    noise = np.random.default_rng(0)
+    part = path.with_suffix(".part")
+    with gzip.open(part, "wb", compresslevel=1) as file:
+        file.write(header_bytes(shape))
         for z in range(shape[0]):
             plane = hu[z * size[0] // shape[0]].T.repeat(times, 0).repeat(times, 1)
-            if times > 1 or shape[0] > size[0]: plane = plane + noise.integers(-10, 11, plane.shape, dtype=np.int16)
-            f.write((plane + np.int16(1024)).tobytes())
-    os.replace(path.with_suffix(".part"), path)
+            if times > 1 or shape[0] > size[0]:
+                plane = plane + noise.integers(-10, 11, plane.shape, dtype=np.int16)
+            file.write((plane + np.int16(1024)).tobytes())
+    os.replace(part, path)
     return path, spacing
+
+
+def header_bytes(shape: tuple[int, int, int]) -> bytes:
+    "A NIfTI-1 header for int16 voxels of `shape` (z, x, y) in the same file, and its four empty extension bytes."
+    import nibabel as nib
+    header = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4)).header
+    header.set_data_shape((shape[1], shape[2], shape[0]))
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    return header.binaryblock + bytes(4)
 
 
 # --- ways -----------------------------------------------------------------------------------------------------------
 
 def zlib_only(path: Path, spacing) -> int:
-    with gzip.open(path) as f: return len(f.read())
+    with gzip.open(path) as file:
+        return len(file.read())
 
 
 def ours(path: Path, spacing, jpeg: bool = False):
@@ -80,29 +97,39 @@ def plain(path: Path, spacing):
     from monai.transforms import CropForeground, Resize
     from PIL import Image
 
-    def resampled(low, high):
+    def resampled(low: float, high: float) -> torch.Tensor:
         hu = np.clip(nib.load(path).get_fdata() * 1 - 1024, low, high).transpose(2, 0, 1)
         size = [int(n * s / t) for n, s, t in zip(hu.shape, spacing, (1.5, 0.75, 0.75))]
-        return torch.nn.functional.interpolate(torch.tensor(hu, dtype=torch.float32)[None, None], size=size, mode="trilinear", align_corners=False)[0]
+        voxels = torch.tensor(hu, dtype=torch.float32)[None, None]
+        return torch.nn.functional.interpolate(voxels, size=size, mode="trilinear", align_corners=False)[0]
 
     volume = resampled(-1000, 200)
     volume = (volume - volume.min()) / (volume.max() - volume.min())
-    volume = Resize((32, 256, 256), mode="trilinear")(CropForeground(allow_smaller=False)(volume))
-    stack, slices = resampled(-1000, 1000)[0].numpy(), []
+    cropped = CropForeground(allow_smaller=False)(volume)
+    volume = Resize((32, 256, 256), mode="trilinear")(cropped)
+    stack = resampled(-1000, 1000)[0].numpy()
+    slices = []
     for z in np.linspace(0, len(stack) - 1, 32).astype(int):
         plane = stack[z]
-        picture = np.rot90(((plane - plane.min()) / (plane.max() - plane.min()) * 255).astype(np.uint8), -1)
-        Image.fromarray(picture).save(buffer := io.BytesIO(), format="JPEG", quality=95)
+        levels = (plane - plane.min()) / (plane.max() - plane.min()) * 255
+        image = np.rot90(levels.astype(np.uint8), -1)
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=95)
         slices.append(np.asarray(Image.open(buffer)))
     return np.asarray(volume), np.stack(slices)
 
 
-RUN = {"a": zlib_only, "b": ours, "b_jpeg": lambda p, s: ours(p, s, jpeg=True), "c": plain}
+def ours_with_jpeg(path: Path, spacing): return ours(path, spacing, jpeg=True)
+
+
+RUN = {"a": zlib_only, "b": ours, "b_jpeg": ours_with_jpeg, "c": plain}
 
 
 def peak_gb() -> float:
     "Largest resident memory of this process so far (Linux), in GiB; that of its parent, which getrusage would count, is left out."
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")) / 2**20
+    lines = Path("/proc/self/status").read_text().splitlines()
+    highest = [line for line in lines if line.startswith("VmHWM")][0]
+    return int(highest.split()[1]) / 2**20
 
 
 def worker(way: str, path: Path, spacing: tuple[float, ...]):
@@ -120,26 +147,50 @@ def worker(way: str, path: Path, spacing: tuple[float, ...]):
 def measure(shape: tuple[int, int, int], ways: list[str], repeats: int) -> dict:
     "Medians of `repeats` runs of each way, in turn; one warm-up run of each is not counted."
     path, spacing = make_file(shape)
-    command = [sys.executable, __file__, "--spacing", *map(str, spacing), "--file", str(path), "--worker"]
-    env = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
-    processes = {w: subprocess.Popen([*command, w], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT / "tools") for w in ways}
-    rows = {w: [] for w in ways}
+    processes = {way: start_worker(way, path, spacing) for way in ways}
+    rows = {way: [] for way in ways}
     for i in range(repeats + 1):
-        for w, p in processes.items():
-            p.stdin.write("go\n"); p.stdin.flush()
-            row = json.loads(p.stdout.readline())
-            if i: rows[w].append(row)
-    for p in processes.values(): p.stdin.close(); p.wait()
-    out = {w: {"what": WAYS[w], "median_s": statistics.median(r["seconds"] for r in rs), "seconds": [round(r["seconds"], 3) for r in rs], "peak_gb": round(max(r["peak_gb"] for r in rs), 2)} for w, rs in rows.items()}
-    return {"shape": shape, "file_mb": round(path.stat().st_size / 1e6), "unpacked_mb": round(2 * np.prod(shape) / 1e6), "n": repeats, **out}
+        for way, process in processes.items():
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            row = json.loads(process.stdout.readline())
+            if i > 0: rows[way].append(row)
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+    megabytes = {"file_mb": round(path.stat().st_size / 1e6), "unpacked_mb": round(2 * np.prod(shape) / 1e6)}
+    summaries = {way: summary(way, rows[way]) for way in ways}
+    return {"shape": shape, **megabytes, "n": repeats, **summaries}
+
+
+def start_worker(way: str, path: Path, spacing: tuple[float, ...]) -> subprocess.Popen:
+    command = [sys.executable, __file__, "--spacing", *map(str, spacing), "--file", str(path), "--worker", way]
+    env = os.environ | {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env, cwd=ROOT / "tools")
+
+
+def summary(way: str, rows: list[dict]) -> dict:
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "what": WAYS[way],
+        "median_s": statistics.median(seconds),
+        "seconds": [round(s, 3) for s in seconds],
+        "peak_gb": round(max(row["peak_gb"] for row in rows), 2),
+    }
 
 
 def check_same(shape: tuple[int, int, int]) -> dict:
     "Largest differences of ours from the plain steps; stops where they aren't the same work."
     path, spacing = make_file(shape)
-    (a, b), (c, d) = ours(path, spacing, jpeg=True), plain(path, spacing)
-    found = {"volume": float(np.abs(a - c).max()), "slices_share_changed": float((b != d).mean())}
-    if found["volume"] > 1e-5 or found["slices_share_changed"] > 1e-3: raise SystemExit(f"not the same result: {found}")
+    our_volume, our_slices = ours(path, spacing, jpeg=True)
+    volume, slices = plain(path, spacing)
+    found = {
+        "volume": float(np.abs(our_volume - volume).max()),
+        "slices_share_changed": float((our_slices != slices).mean()),
+    }
+    if found["volume"] > 1e-5 or found["slices_share_changed"] > 1e-3:
+        raise SystemExit(f"not the same result: {found}")
     return found
 
 
@@ -147,24 +198,45 @@ def scale(numbers: tuple[int, ...] = (100, 1000, 10_000), repeats: int = 3) -> d
     "Milliseconds per case of a whole job on small phantoms in one process, and of the same job again with nothing left to do; medians."
     import logging
 
-    import pandas as pd
     from hsenet.config import preset
-    from hsenet.corpora.folder import read_corpus
+    from hsenet.corpora.layouts import read_corpus
     from hsenet.phantoms.corpus import write_corpus
-    from hsenet.cache.preprocess import preprocess
     logging.disable(logging.WARNING)
-    config, rows = preset("mini", **{"phantom.n_train": 90, "phantom.n_valid": 0, "phantom.second_reconstruction": 0.0}), {n: [] for n in numbers}
+    sizes = {"phantom.n_train": 90, "phantom.n_valid": 0, "phantom.second_reconstruction": 0.0}
+    config = preset("mini", **sizes)
+    first = {n: [] for n in numbers}
+    second = {n: [] for n in numbers}
     with tempfile.TemporaryDirectory() as folder:
-        some = read_corpus(write_corpus(Path(folder) / "corpus", config.phantom, workers=1, progress=False))
+        corpus = write_corpus(Path(folder) / "corpus", config.phantom, workers=1, progress=False)
+        cases = read_corpus(corpus)
         for _ in range(repeats):
             for n in numbers:
-                copies = [some.assign(case=some.case + f"_{i}") for i in range(-(-n // len(some)))]
-                cases, cache = pd.concat(copies, ignore_index=True)[:n], Path(folder) / "cache"
-                first, again = (preprocess(cases, config, cache, workers=0, progress=False) for _ in range(2))
-                assert (first.made, again.reused) == (n, n), "not the same work"
-                rows[n].append((1000 * first.seconds / n, 1000 * again.seconds / n))
-                shutil.rmtree(cache)
-    return {str(n): {"n": repeats, "first_ms": round(statistics.median(a for a, _ in r), 2), "again_ms": round(statistics.median(b for _, b in r), 3)} for n, r in rows.items()}
+                made, reused = job_twice(repeated(cases, n), config, Path(folder) / "cache")
+                first[n].append(1000 * made / n)
+                second[n].append(1000 * reused / n)
+    out = {}
+    for n in numbers:
+        first_ms = round(statistics.median(first[n]), 2)
+        again_ms = round(statistics.median(second[n]), 3)
+        out[str(n)] = {"n": repeats, "first_ms": first_ms, "again_ms": again_ms}
+    return out
+
+
+def repeated(cases, n: int):
+    "`n` cases under names of their own, from fewer files."
+    import pandas as pd
+    copies = [cases.assign(case=cases.case + f"_{i}") for i in range(-(-n // len(cases)))]
+    return pd.concat(copies, ignore_index=True)[:n]
+
+
+def job_twice(cases, config, cache: Path) -> tuple[float, float]:
+    "Seconds of a job, and of the same job again; the cache is removed."
+    from hsenet.cache.preprocess import preprocess
+    first = preprocess(cases, config, cache, workers=0, progress=False)
+    second = preprocess(cases, config, cache, workers=0, progress=False)
+    assert (first.made, second.reused) == (len(cases), len(cases)), "not the same work"
+    shutil.rmtree(cache)
+    return first.seconds, second.seconds
 
 
 def chart(results: list[dict], path: Path):
@@ -172,11 +244,17 @@ def chart(results: list[dict], path: Path):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     first = results[0]
-    ways = [w for w in WAYS if w in first]
+    ways = [way for way in WAYS if way in first]
+    seconds = [first[way]["median_s"] for way in ways]
     fig, ax = plt.subplots(figsize=(6, 2.2), dpi=100, layout="constrained")
-    ax.barh([WAYS[w] for w in ways], [first[w]["median_s"] for w in ways], color=["#999999", "#1f77b4", "#6baed6", "#d62728"][:len(ways)])
-    for y, w in enumerate(ways): ax.text(first[w]["median_s"], y, f"  {first[w]['median_s']:.2f} s, {first[w]['peak_gb']:.1f} GB", va="center", fontsize=8)
-    ax.invert_yaxis(); ax.margins(x=0.25); ax.set(xlabel=f"seconds per CT of {' × '.join(map(str, first['shape'][::-1]))}, one core, median of {first['n']}")
+    ax.barh([WAYS[way] for way in ways], seconds, color=[COLOURS[way] for way in ways])
+    for y, way in enumerate(ways):
+        text = f"  {first[way]['median_s']:.2f} s, {first[way]['peak_gb']:.1f} GB"
+        ax.text(first[way]["median_s"], y, text, va="center", fontsize=8)
+    ax.invert_yaxis()
+    ax.margins(x=0.25)
+    shape = " × ".join(map(str, first["shape"][::-1]))
+    ax.set(xlabel=f"seconds per CT of {shape}, one core, median of {first['n']}")
     fig.savefig(path)
 
 
@@ -184,13 +262,44 @@ def search() -> list[dict]:
     "The search of `metrics.retrieval`, each way in a process of its own."
     rows = []
     for settings in ({"precision": "float32"}, {"precision": "float64"}, {"what": "recall"}):
-        call = f"import json; from hsenet.metrics.retrieval import benchmark_search; print(json.dumps(benchmark_search(**{settings!r})))"
-        rows.append(json.loads(subprocess.run([sys.executable, "-c", call], check=True, capture_output=True, text=True).stdout) | {"load_before": os.getloadavg()[0]})
+        code = (
+            "import json; from hsenet.metrics.retrieval import benchmark_search; "
+            f"print(json.dumps(benchmark_search(**{settings!r})))")
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout) | {"load_before": os.getloadavg()[0]})
         print(rows[-1], flush=True)
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", "results": rows}
-    (OUTPUT / "search.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write("search.json", machine() | {"results": rows})
     return rows
+
+
+def machine() -> dict:
+    "When, and on what."
+    name = platform.processor() or platform.machine()
+    return {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{name}, {os.cpu_count()} cores"}
+
+
+def write(name: str, facts: dict):
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    (OUTPUT / name).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def preprocess_bench(quick: bool, repeats: int):
+    "Every way on a usual CT; the two fast ones on large CTs; small cases by the thousand."
+    same = check_same((300, 512, 512))
+    results = [measure((300, 512, 512), ["a", "b", "b_jpeg", "c"], repeats)]
+    if not quick:
+        results.append(measure((800, 768, 768), ["a", "b"], repeats))
+        results.append(measure((800, 1024, 1024), ["a", "b"], repeats))
+    for result in results:
+        result["b_by_a"] = round(result["b"]["median_s"] / result["a"]["median_s"], 3)
+    first = results[0]
+    for way in ("b", "b_jpeg"):
+        first[f"c_by_{way}"] = round(first["c"]["median_s"] / first[way]["median_s"], 1)
+    facts = machine() | {"threads": THREADS, "same_result": same, "results": results}
+    if not quick: facts["ms_per_small_case"] = scale()
+    write("preprocess.json", facts)
+    chart(results, OUTPUT / "preprocess.png")
+    print(json.dumps(facts, indent=1))
 
 
 def main():
@@ -198,23 +307,17 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
-    for name, kind in (("worker", str), ("file", Path)): parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--spacing", type=float, nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.search:
+    if args.worker:
+        worker(args.worker, args.file, tuple(args.spacing))
+    elif args.search:
         search()
-        return
-    if args.worker: return worker(args.worker, args.file, tuple(args.spacing))
-    same = check_same((300, 512, 512))
-    results = [measure((300, 512, 512), ["a", "b", "b_jpeg", "c"], args.repeats)]
-    if not args.quick: results += [measure(shape, ["a", "b"], args.repeats) for shape in ((800, 768, 768), (800, 1024, 1024))]
-    for r in results: r["b_by_a"] = round(r["b"]["median_s"] / r["a"]["median_s"], 3)
-    results[0]["c_by_b"] = round(results[0]["c"]["median_s"] / results[0]["b"]["median_s"], 1)
-    results[0]["c_by_b_jpeg"] = round(results[0]["c"]["median_s"] / results[0]["b_jpeg"]["median_s"], 1)
-    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {THREADS} used", "same_result": same, "results": results} | ({} if args.quick else {"ms_per_small_case": scale()})
-    (OUTPUT / "preprocess.json").write_text(json.dumps(facts, indent=1) + "\n")
-    chart(results, OUTPUT / "preprocess.png")
-    print(json.dumps(facts, indent=1))
+    else:
+        preprocess_bench(args.quick, args.repeats)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -28,13 +28,31 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS, GIGABYTES = 10, 1.0
+SECONDS = 10
+GIGABYTES = 1.0
 
 
 # --- mutations ------------------------------------------------------------------------------------------------------
 
-EXTREMES = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\xff\xff", b"\xff\x7f", b"\x00\x80", b"\xff" * 4, b"\xff\xff\xff\x7f", b"\x00" * 8, b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff" * 8]
-WORDS = ["nan", "-inf", "1e999", "-1", "0", "99999999999999999999", "../../etc/passwd", "/etc/passwd", '"', "'", "[", "{", "}", "\\", "\x00", "\ufeff", "null", "true", "[[[[", ",", ",,,,", "\n", "\r", "é", "\ud7ff", "{x}", "[0.7]", "A" * 5000, "[" * 5000]
+EXTREMES = [
+    b"\x00",
+    b"\xff",
+    b"\x7f",
+    b"\x80",
+    b"\xff\xff",
+    b"\xff\x7f",
+    b"\x00\x80",
+    b"\xff" * 4,
+    b"\xff\xff\xff\x7f",
+    b"\x00" * 8,
+    b"\x00\x00\xc0\x7f",  # NaN
+    b"\x00\x00\x80\x7f",  # infinity
+    b"\xff" * 8,
+]
+NUMBERS = ["nan", "-inf", "1e999", "-1", "0", "99999999999999999999", "[0.7]", "null", "true"]
+PATHS = ["../../etc/passwd", "/etc/passwd"]
+MARKS = ['"', "'", "[", "{", "}", "\\", "\x00", "\ufeff", "[[[[", ",", ",,,,", "\n", "\r", "é", "\ud7ff", "{x}"]
+WORDS = [*NUMBERS, *PATHS, *MARKS, "A" * 5000, "[" * 5000]
 
 
 def mutate(data: bytes, rng: np.random.Generator, text: bool, head: int = 600) -> bytes:
@@ -42,9 +60,12 @@ def mutate(data: bytes, rng: np.random.Generator, text: bool, head: int = 600) -
     data = bytearray(data)
     for _ in range(rng.integers(1, 5)):
         size = len(data)
-        at = int(rng.integers(0, max(1, min(size, head) if rng.random() < 0.5 else size)))
+        near_start = rng.random() < 0.5
+        last = min(size, head) if near_start else size
+        at = int(rng.integers(0, max(1, last)))
         to = at + int(rng.geometric(0.05))
-        word = WORDS[rng.integers(len(WORDS))].encode() if text else EXTREMES[rng.integers(len(EXTREMES))]
+        words = [word.encode() for word in WORDS] if text else EXTREMES
+        word = words[rng.integers(len(words))]
         match rng.integers(7):
             case 0: data[at : at + 1] = bytes([(data[at] if size else 0) ^ 1 << int(rng.integers(8))])
             case 1: data[at : at + len(word)] = word
@@ -60,8 +81,22 @@ def mutate(data: bytes, rng: np.random.Generator, text: bool, head: int = 600) -
 
 def body() -> np.ndarray:
     "A small chest, (z, x, y) HU."
-    z, x, y = np.meshgrid(*(np.linspace(-1, 1, n) for n in (6, 20, 18)), indexing="ij")
-    return np.where((x - 0.3) ** 2 + y**2 < 0.1, -800, np.where(x**2 + y**2 < 0.8, 40, -1000)).astype(np.int16) + np.random.default_rng(0).integers(-9, 10, z.shape).astype(np.int16)
+    axes = [np.linspace(-1, 1, n) for n in (6, 20, 18)]
+    z, x, y = np.meshgrid(*axes, indexing="ij")
+    hu = np.full(z.shape, -1000, np.int16)
+    hu[x**2 + y**2 < 0.8] = 40
+    hu[(x - 0.3) ** 2 + y**2 < 0.1] = -800
+    noise = np.random.default_rng(0).integers(-9, 10, z.shape)
+    return hu + noise.astype(np.int16)
+
+
+def good_nifti(path: Path) -> Path:
+    "The small chest as a file; written once."
+    import nibabel as nib
+    if not path.is_file():
+        affine = np.diag([-15.0, -15, 30, 1])
+        nib.save(nib.Nifti1Image(body().transpose(1, 2, 0), affine), path)
+    return path
 
 
 def plane_by_plane(path: Path, given: tuple):
@@ -69,8 +104,12 @@ def plane_by_plane(path: Path, given: tuple):
     from hsenet.config import SliceConfig, VolumeConfig
     from hsenet.ct.planes import encode_ct
     from hsenet.ct.volume import VolumeError
-    try: encode_ct(path, *(given or (None, None, None)), None, VolumeConfig(size=(4, 16, 16), spacing=(30.0, 15.0, 15.0)), SliceConfig(n=4), large=0)
-    except VolumeError: pass
+    volume = VolumeConfig(size=(4, 16, 16), spacing=(30.0, 15.0, 15.0))
+    facts = given or (None, None, None)
+    try:
+        encode_ct(path, *facts, None, volume, SliceConfig(n=4), large=0)
+    except VolumeError:
+        pass
 
 
 def use_ct(path: Path, *given):
@@ -79,28 +118,27 @@ def use_ct(path: Path, *given):
     from hsenet.ct.resample import axial_slices, encoder_volume
     if Path(path).is_file(): plane_by_plane(path, given)
     ct = read_ct(path, *given)
-    encoder_volume(ct, (4, 16, 16), spacing=None), axial_slices(ct, 4, spacing=None)
+    encoder_volume(ct, (4, 16, 16), spacing=None)
+    axial_slices(ct, 4, spacing=None)
     encoder_volume(ct, (4, 16, 16))
 
 
 def nifti(work: Path, rng, name: str = "a.nii"):
-    import nibabel as nib
-    good = work / "good.nii"
-    if not good.is_file(): nib.save(nib.Nifti1Image(body().transpose(1, 2, 0), np.diag([-15.0, -15, 30, 1])), good)
+    good = good_nifti(work / "good.nii")
     data = mutate(good.read_bytes(), rng, False, head=360)
     path = work / name
     path.write_bytes(gzip.compress(data, 1) if name.endswith("gz") else data)
-    use_ct(path, *[(), (1, -1024, (30, 15, 15)), (1, 0, (30, 15, 15))][rng.integers(3)])
+    tables = [(), (1, -1024, (30, 15, 15)), (1, 0, (30, 15, 15))]  # slope, intercept, spacing, if any
+    use_ct(path, *tables[rng.integers(3)])
 
 
 def gz(work: Path, rng):
     "Half: damaged compressed data; half: damaged headers, compressed well."
     if rng.random() < 0.5: return nifti(work, rng, "a.nii.gz")
-    import nibabel as nib
-    good = work / "good.nii.gz"
-    if not good.is_file(): nib.save(nib.Nifti1Image(body().transpose(1, 2, 0), np.diag([-15.0, -15, 30, 1])), good)
-    (work / "b.nii.gz").write_bytes(mutate(good.read_bytes(), rng, False, head=40))
-    use_ct(work / "b.nii.gz")
+    good = good_nifti(work / "good.nii.gz")
+    path = work / "b.nii.gz"
+    path.write_bytes(mutate(good.read_bytes(), rng, False, head=40))
+    use_ct(path)
 
 
 def dicom(work: Path, rng):
@@ -111,33 +149,44 @@ def dicom(work: Path, rng):
         import pydicom
         for path in write_series(series, body()[1:4], (30, 15, 15)):
             ds = pydicom.dcmread(path)
-            if series.name == "rle": ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+            if series.name == "rle":
+                ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
             ds.save_as(path)
     path = sorted(series.iterdir())[rng.integers(3)]
     good = path.read_bytes()
     path.write_bytes(mutate(good, rng, False, head=1400))
-    try: use_ct(series)
-    finally: path.write_bytes(good)
+    try:
+        use_ct(series)
+    finally:
+        path.write_bytes(good)
 
 
 def corpus(work: Path) -> Path:
     "A CT-RATE corpus of phantoms."
-    from hsenet.config import preset
     from hsenet.phantoms.corpus import write_corpus
-    if not (work / "corpus").is_dir(): write_corpus(work / "corpus", preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom, workers=1, progress=False)
-    return work / "corpus"
+    root = work / "corpus"
+    if not root.is_dir(): write_corpus(root, few_phantoms(), workers=1, progress=False)
+    return root
+
+
+def few_phantoms():
+    from hsenet.config import preset
+    return preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
 
 
 def changed(path: Path, rng, read):
     "Change a text file, `read()`, restore it."
     good = path.read_bytes()
     path.write_bytes(mutate(good, rng, True, head=200))
-    try: return read()
-    finally: path.write_bytes(good)
+    try:
+        return read()
+    finally:
+        path.write_bytes(good)
 
 
 def tables(work: Path, rng):
-    from hsenet.corpora.ct_rate import read_ct_rate, read_questions
+    from hsenet.corpora.ct_rate import read_ct_rate
+    from hsenet.corpora.radgenome import read_questions
     from hsenet.cache.preprocess import check_cases
     root = corpus(work)
     paths = sorted(p for p in root.rglob("*") if p.suffix in (".csv", ".txt"))
@@ -149,14 +198,16 @@ def tables(work: Path, rng):
 
 def jsons(work: Path, rng):
     from hsenet.config import preset
-    from hsenet.corpora.ct_rate import read_templates
+    from hsenet.corpora.radgenome import read_templates
     from hsenet.cache.datasets import CLIPDataset
-    from hsenet.cache.preprocess import open_cache, preprocess_corpus, read_lines, _done
+    from hsenet.cache.manifest import open_cache
+    from hsenet.cache.preprocess import preprocess_corpus, read_journal
+    from hsenet.files import read_lines
     root, config = corpus(work), preset("mini")
     if not (work / "cache").is_dir(): preprocess_corpus(root, config, work / "cache", workers=0, progress=False)
     paths = [*(work / "cache" / n for n in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")), *sorted(root.rglob("*.json"))]
     def read():
-        open_cache(work / "cache", config), _done(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
+        open_cache(work / "cache", config), read_journal(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
         CLIPDataset(work / "cache", "train")[0]
     changed(paths[rng.integers(len(paths))], rng, read)
 
@@ -185,7 +236,7 @@ def examples(work: Path) -> dict[str, Path]:
 
 def layouts(work: Path, rng):
     "Tables, manifests and split files of corpora other than CT-RATE."
-    from hsenet.corpora.folder import read_corpus, read_corpus_questions
+    from hsenet.corpora.layouts import read_corpus, read_corpus_questions
     from hsenet.cache.preprocess import check_cases
     roots, split = examples(work), work / "split.csv"
     if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
@@ -218,11 +269,11 @@ KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": json
 def ours() -> tuple[type, ...]:
     "The errors that may come."
     from hsenet.corpora.archives import ArchiveError
-    from hsenet.corpora.ct_rate import CorpusError
-    from hsenet.cache.datasets import DatasetError
-    from hsenet.cache.preprocess import PreprocessError
+    from hsenet.corpora.table import CorpusError
+    from hsenet.cache.manifest import DatasetError, PreprocessError
     from hsenet.ct.volume import VolumeError
-    return ArchiveError, CorpusError, DatasetError, PreprocessError, VolumeError
+    from hsenet.files import FileError
+    return ArchiveError, CorpusError, DatasetError, FileError, PreprocessError, VolumeError
 
 
 def memory(key: str) -> float:

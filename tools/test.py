@@ -5,6 +5,7 @@
 """
 import filecmp
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,13 +19,33 @@ from pathlib import Path
 
 from run import ROOT, declared, end_children
 
-NBS, MINI = ROOT / "nbs", Path("outputs/mini")
+NBS = ROOT / "nbs"
+MINI = Path("outputs/mini")
 LIMIT = 300  # seconds per notebook
 WORKERS = 2
 ENVIRONMENT = {  # one thread per process, no hub, no leftovers
-    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_OFFLINE": "1", "JUPYTER_PLATFORM_DIRS": "1", "TQDM_DISABLE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-RUNS = "quickstart controls preprocess pretrain_stage1 pretrain_stage2 finetune_mrg finetune_vqa evaluate_retrieval evaluate_zero_shot evaluate_mrg evaluate_vqa".split()
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "JUPYTER_PLATFORM_DIRS": "1",
+    "TQDM_DISABLE": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+RUNS = [  # each goes on from the ones before it
+    "quickstart",
+    "controls",
+    "preprocess",
+    "pretrain_stage1",
+    "pretrain_stage2",
+    "finetune_mrg",
+    "finetune_vqa",
+    "evaluate_retrieval",
+    "evaluate_zero_shot",
+    "evaluate_mrg",
+    "evaluate_vqa",
+]
 
 
 @dataclass
@@ -41,79 +62,144 @@ class Check:
         "Run it in a session of its own, which is ended with it."
         start = time.monotonic()
         with tempfile.TemporaryFile("w+") as log:
-            process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | ENVIRONMENT, start_new_session=True)
-            try: self.passed = process.wait(limit) == 0
+            process = subprocess.Popen(
+                self.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env=os.environ | ENVIRONMENT,
+                start_new_session=True,
+            )
+            try:
+                self.passed = process.wait(limit) == 0
             except subprocess.TimeoutExpired:
                 self.passed = False
-                os.killpg(process.pid, signal.SIGTERM)
-                try: process.wait(10)
-                except subprocess.TimeoutExpired: pass
-            finally: _end_group(process.pid)
+                _ask_to_end(process)
+            finally:
+                _end_group(process.pid)
             self.seconds = time.monotonic() - start
             log.seek(0)
-            self.output = log.read() + (f"\nended after the limit of {limit:.0f} s" if self.seconds >= limit else "")
+            self.output = log.read()
+        if self.seconds >= limit:
+            self.output += f"\nended after the limit of {limit:.0f} s"
         return self
 
 
+def _ask_to_end(process: subprocess.Popen):
+    "Ten seconds to tidy up."
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        pass
+
+
 def _end_group(group: int):
-    try: os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError: pass
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def notebooks() -> list[Path]:
     "Notebooks that `nbdev_test` takes, the run notebooks aside."
-    parts = lambda p: p.relative_to(NBS).parts
-    return sorted(p for p in NBS.rglob("*.ipynb") if parts(p)[0] != "runs" and not any(x.startswith(("_", ".")) for x in parts(p)))
+    out = []
+    for path in sorted(NBS.rglob("*.ipynb")):
+        parts = path.relative_to(NBS).parts
+        hidden = any(part.startswith(("_", ".")) for part in parts)
+        if parts[0] != "runs" and not hidden: out.append(path)
+    return out
 
 
 def run_parameters(name: str) -> dict:
     "What the miniature run passes to a run notebook, as far as the notebook declares it: the folders of the runs before it."
     road = MINI / "quickstart"
-    values = {"preset": "mini", "data": road / "data", "corpus": road / "data/phantoms-mini-42", "cache": MINI / "cache"}
-    values |= {stage: MINI / stage for stage in ("stage1", "stage2", "mrg", "vqa")}
-    outputs = {"quickstart": road / "run", "controls": road / "run", "pretrain_stage1": MINI / "stage1", "pretrain_stage2": MINI / "stage2",
-               "finetune_mrg": MINI / "mrg", "finetune_vqa": MINI / "vqa"}
-    models = {"evaluate_retrieval": MINI / "stage2", "evaluate_zero_shot": MINI / "stage2", "evaluate_mrg": MINI / "mrg", "evaluate_vqa": MINI / "vqa"}
-    values |= {"output": outputs.get(name, MINI / "evaluation" / name), "model": models.get(name)}
+    values = {
+        "preset": "mini",
+        "data": road / "data",
+        "corpus": road / "data/phantoms-mini-42",
+        "cache": MINI / "cache",
+        "stage1": MINI / "stage1",
+        "stage2": MINI / "stage2",
+        "mrg": MINI / "mrg",
+        "vqa": MINI / "vqa",
+        "output": OUTPUTS.get(name, MINI / "evaluation" / name),
+        "model": MODELS.get(name),
+    }
     known = declared(NBS / f"runs/{name}.ipynb")
-    return {k: str(v) for k, v in values.items() if k in known}
+    return {key: str(value) for key, value in values.items() if key in known}
+
+
+OUTPUTS = {  # run notebook → its folder, where that isn't an evaluation's
+    "quickstart": MINI / "quickstart/run",
+    "controls": MINI / "quickstart/run",
+    "pretrain_stage1": MINI / "stage1",
+    "pretrain_stage2": MINI / "stage2",
+    "finetune_mrg": MINI / "mrg",
+    "finetune_vqa": MINI / "vqa",
+}
+MODELS = {  # evaluation → the run that it evaluates
+    "evaluate_retrieval": MINI / "stage2",
+    "evaluate_zero_shot": MINI / "stage2",
+    "evaluate_mrg": MINI / "mrg",
+    "evaluate_vqa": MINI / "vqa",
+}
 
 
 def run_checks() -> list[Check]:
     "Each run notebook on the miniature preset, alone, on the outputs of the one before."
-    python, checks = sys.executable, []
+    checks = []
     for name in RUNS:
         source = NBS / f"runs/{name}.ipynb"
-        if not source.exists():
-            checks.append(Check(f"runs/{name}", [python, "-c", f"raise SystemExit('no {source}')"], "runs"))
-            continue
-        given = [x for k, v in run_parameters(name).items() for x in ("-p", k, v)]
-        checks.append(Check(f"runs/{name}", [python, "tools/run.py", str(source.relative_to(ROOT)), str(MINI / f"{name}.ipynb"), *given], "runs"))
+        command = [sys.executable, "tools/run.py", str(source.relative_to(ROOT)), str(MINI / f"{name}.ipynb")]
+        if source.exists():
+            for key, value in run_parameters(name).items():
+                command += ["-p", key, value]
+        else:
+            command = [sys.executable, "-c", f"raise SystemExit('no {source}')"]
+        checks.append(Check(f"runs/{name}", command, "runs"))
     return checks
 
 
 def all_checks() -> list[Check]:
     "What there is to check."
-    python, me = sys.executable, str(Path(__file__).relative_to(ROOT))
-    unit = [n for n in (ROOT / "tools/test_tools.py").read_text().split("def ") if n.startswith("test_")]
-    return [
-        *run_checks(),
-        *(Check(f"nbs/{p.relative_to(NBS).with_suffix('')}", [python, me, "--notebook", str(p)], str(p)) for p in notebooks()),
-        *(Check(f"in sync: {n}", [python, me, "--" + n], n) for n in ("modules", "clean", "readme")),
-        *(Check(f"tools: {n.split('(')[0][5:]}", [python, "tools/test_tools.py", n.split("(")[0]], "tools") for n in unit)]
+    python = sys.executable
+    me = str(Path(__file__).relative_to(ROOT))
+    checks = run_checks()
+    for path in notebooks():
+        name = f"nbs/{path.relative_to(NBS).with_suffix('')}"
+        checks.append(Check(name, [python, me, "--notebook", str(path)], lane=str(path)))
+    for name in IN_SYNC:
+        checks.append(Check(f"in sync: {name}", [python, me, f"--{name}"], lane=name))
+    source = (ROOT / "tools/test_tools.py").read_text(encoding="utf-8")
+    for name in re.findall(r"^def (test_\w+)", source, re.M):
+        checks.append(Check(f"tools: {name.removeprefix('test_')}", [python, "tools/test_tools.py", name], lane="tools"))
+    return checks
 
 
 def execute(checks: list[Check], workers: int = WORKERS) -> None:
     "Run the lanes in `workers` threads, each check in its own process; says how each went."
-    lanes, lock = {}, threading.Lock()
-    for check in checks: lanes.setdefault(check.lane, []).append(check)
-    def lane(members):
+    lanes: dict[str, list[Check]] = {}
+    for check in checks:
+        lanes.setdefault(check.lane, []).append(check)
+    lock = threading.Lock()
+
+    def run_lane(members: list[Check]):
         for check in members:
             check.run()
             with lock:
-                print(f"{'ok' if check.passed else 'FAILED':7s}{check.seconds:6.1f} s  {check.name}", flush=True)
-                if not check.passed: print(f"{'-' * 78}\n{check.output.strip()[-6000:]}\n{'-' * 78}", flush=True)
-    with ThreadPoolExecutor(workers) as pool: list(pool.map(lane, lanes.values()))
+                report(check)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(run_lane, lanes.values()))
+
+
+def report(check: Check) -> None:
+    "A line; and of one that failed, the end of what it printed."
+    print(f"{'ok' if check.passed else 'FAILED':7s}{check.seconds:6.1f} s  {check.name}", flush=True)
+    if check.passed: return
+    line = "-" * 78
+    print(f"{line}\n{check.output.strip()[-6000:]}\n{line}", flush=True)
 
 
 # --- what the checks do, each in a process of its own ---------------------------------------------------------------
@@ -133,64 +219,110 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
+def matching(folder: Path, glob: str) -> set[Path]:
+    "Files below a folder, without caches and Jupyter's checkpoints; relative."
+    ignored = {"__pycache__", ".ipynb_checkpoints"}
+    return {p.relative_to(folder) for p in folder.rglob(glob) if not ignored & set(p.parts)}
+
+
 def different(a: Path, b: Path, glob: str) -> list[str]:
     "Files matching `glob` that aren't the same in both folders."
-    names = sorted({p.relative_to(x) for x in (a, b) for p in x.rglob(glob) if "__pycache__" not in p.parts and ".ipynb_checkpoints" not in p.parts})
-    return [str(n) for n in names if not ((a / n).is_file() and (b / n).is_file() and filecmp.cmp(a / n, b / n, shallow=False))]
+    out = []
+    for name in sorted(matching(a, glob) | matching(b, glob)):
+        both = (a / name).is_file() and (b / name).is_file()
+        if not both or not filecmp.cmp(a / name, b / name, shallow=False):
+            out.append(str(name))
+    return out
 
 
 def _in_copy(command: str, glob: str, folder: str, advice: str, prepare=lambda copy: None) -> bool:
+    "Would an nbdev command, in a copy of the project, leave the files of a folder as they are?"
     with tempfile.TemporaryDirectory() as temporary:
         copy = _copy(Path(temporary).resolve())
         prepare(copy)
         subprocess.run([Path(sys.executable).parent / command], cwd=copy, check=True)
         changed = different(ROOT / folder, copy / folder, glob)
-    if changed: print(f"`{command}` would change {', '.join(f'{folder}/{c}' for c in changed)}; {advice}")
+    if changed:
+        names = ", ".join(f"{folder}/{name}" for name in changed)
+        print(f"`{command}` would change {names}; {advice}")
     return not changed
 
 
 def check_modules() -> bool:
     "The modules are what the notebooks export, no more and no less."
-    def delete_generated(copy):
-        for p in (copy / "hsenet").rglob("*.py"):
-            if p.name == "_modidx.py" or "AUTOGENERATED! DO NOT EDIT!" in p.read_text(encoding="utf-8"): p.unlink()
-    return _in_copy("nbdev_export", "*.py", "hsenet", "edit the notebook, not the module, then `make clean-notebooks`", delete_generated)
+    def delete_generated(copy: Path):
+        for path in (copy / "hsenet").rglob("*.py"):
+            generated = "AUTOGENERATED! DO NOT EDIT!" in path.read_text(encoding="utf-8")
+            if generated or path.name == "_modidx.py": path.unlink()
+
+    advice = "edit the notebook, not the module, then `make clean-notebooks`"
+    return _in_copy("nbdev_export", "*.py", "hsenet", advice, delete_generated)
 
 
 def check_clean() -> bool:
     "The notebooks hold nothing that `nbdev_clean` strips."
-    return _in_copy("nbdev_clean", "*.ipynb", "nbs", "run `make clean-notebooks`, and `make hooks` to have it done for you")
+    advice = "run `make clean-notebooks`, and `make hooks` to have it done for you"
+    return _in_copy("nbdev_clean", "*.ipynb", "nbs", advice)
 
 
 def check_readme() -> bool:
     "README.md says what nbs/index.ipynb says, whose outputs are what it gives now; the docs' sidebar has every page."
-    from docs import directives, read, written
-    stale = [p for p, text in written().items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
-    for p in stale: print(f"{p.relative_to(ROOT)} is not what the notebooks give; run `make docs`, or `python tools/docs.py --readme`")
-    scope, index = {}, read(NBS / "index.ipynb")
+    from docs import directives, read, rich, written
+    fresh = True
+    for path, text in written().items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text: continue
+        fresh = False
+        print(f"{path.relative_to(ROOT)} is not what the notebooks give; run `make docs`, or `python tools/docs.py --readme`")
+    index = read(NBS / "index.ipynb")
+    scope = {}
+    shown = []
     os.chdir(NBS)
     for cell in index["cells"]:
-        if cell["cell_type"] == "code": exec(directives(cell["source"])[1], scope)
-    shown = ["".join(o["data"].get("text/markdown", "")) for c in index["cells"] for o in c.get("outputs", [])]
-    if scope["table"] not in shown: print("nbs/index.ipynb shows other results than nbs/results/quickstart.json holds; execute it, then `make docs`")
-    return not stale and scope["table"] in shown
+        if cell["cell_type"] != "code": continue
+        exec(directives(cell["source"])[1], scope)
+        shown += rich(cell["outputs"], "text/markdown")
+    if scope["table"] not in shown:
+        fresh = False
+        print("nbs/index.ipynb shows other results than nbs/results/quickstart.json holds; execute it, then `make docs`")
+    return fresh
+
+
+IN_SYNC = {"modules": check_modules, "clean": check_clean, "readme": check_readme}
+
+
+def chosen(words: list[str]) -> list[Check]:
+    "The checks that have one of the words in their name; all without words. Says which there are where none has."
+    every = all_checks()
+    checks = [c for c in every if not words or any(word in c.name for word in words)]
+    if not checks:
+        print(f"nothing to test has {' or '.join(words)} in its name; there are:")
+        print("\n".join(f"  {c.name}" for c in every))
+    return checks
+
+
+def stop(*_):
+    end_children()
+    os._exit(143)
 
 
 def main() -> int:
-    only = [a for a in sys.argv[1:] if a]
-    if only[:1] == ["--notebook"]: return not check_notebook(only[1])
-    if only and only[0].startswith("--"): return not {"--modules": check_modules, "--clean": check_clean, "--readme": check_readme}[only[0]]()
-    checks = [c for c in all_checks() if not only or any(o in c.name for o in only)]
-    if not checks: print(f"nothing to test has {' or '.join(only)} in its name; there are:\n  " + "\n  ".join(c.name for c in all_checks()))
-    if any(c.name == "runs/quickstart" for c in checks): shutil.rmtree(ROOT / MINI, ignore_errors=True)  # the others go on from it
-    signal.signal(signal.SIGTERM, lambda *_: (end_children(), os._exit(143)))
+    words = [word for word in sys.argv[1:] if word]
+    if words[:1] == ["--notebook"]: return not check_notebook(words[1])
+    if words and words[0].startswith("--"): return not IN_SYNC[words[0].removeprefix("--")]()
+    checks = chosen(words)
+    if any(c.name == "runs/quickstart" for c in checks):  # the other runs go on from it
+        shutil.rmtree(ROOT / MINI, ignore_errors=True)
+    signal.signal(signal.SIGTERM, stop)
     start = time.monotonic()
-    try: execute(checks)
+    try:
+        execute(checks)
     except KeyboardInterrupt:
         end_children()
         return 130
     failed = [c.name for c in checks if not c.passed]
-    print(f"{time.monotonic() - start:.0f} s" + "".join(f"\nfailed: {name}" for name in failed))
+    print(f"{time.monotonic() - start:.0f} s")
+    for name in failed:
+        print(f"failed: {name}")
     print(f"{len(checks) - len(failed)} passed, {len(failed)} failed", flush=True)
     return bool(failed) or not checks
 

@@ -118,6 +118,34 @@ def test_unknown_preset_moves_nothing():
     assert folder.exists() and [p.name for p in TEMPORARY.iterdir()] == ["quickstart"], list(TEMPORARY.iterdir())
 
 
+def test_no_import_runs_upwards():
+    from house import broken_floors, graph
+    wrong = broken_floors(graph())
+    assert not wrong, "\n".join(wrong)
+
+
+def test_modules_are_short_and_lines_narrow():
+    from house import broken_lines
+    wrong = broken_lines()
+    assert not wrong, "\n".join(wrong)
+
+
+def test_house_sees_what_breaks_its_rules():
+    from house import broken_floors, hard_lines, imported
+    known = {"ct.read", "ct.volume", "plots", "cache.text", "models.vit", "metrics.text"}
+    relative = imported("ct.read", "def f():\n    from ..models.vit import ViT3D\n    from . import volume", known)
+    assert relative == {"models.vit", "ct.volume"}, relative
+    assert broken_floors({"ct.read": {"models.vit"}}) == ["ct.read imports models.vit, which is above it"]
+    assert broken_floors({"metrics.text": {"models.vit"}}) == ["metrics.text imports models.vit, but metrics stands on the ground alone"]
+    assert broken_floors({"models.vit": {"cache.text"}}) == [], "tokenizers are the exception"
+    assert broken_floors({"ct.read": {"plots"}}) == ["ct.read imports plots, but ct draws no figures"]
+    circle = broken_floors({"ct.read": {"ct.volume"}, "ct.volume": {"ct.read"}})
+    assert len(circle) == 1 and circle[0].startswith("a circle: "), circle
+    assert hard_lines("files", "__all__ = ['" + "a" * 120 + "']\nx = '" + "a" * 120 + "'") == ["files, line 2 has 126 characters; 110 are allowed"]
+    long = "def f():\n" + "    x = 1\n" * 500
+    assert hard_lines("files", long) == ["files has 501 lines; 500 are allowed", "files.f has 501 lines; 60 are allowed"], hard_lines("files", long)
+
+
 def test_failure_of_a_test_is_counted():
     from test import Check
     assert Check("good", [sys.executable, "-c", "print(1)"], "a").run().passed
@@ -163,14 +191,14 @@ def test_docs_keep_the_order_of_parameters():
     sys.path.insert(0, str(ROOT / "tools/docs"))
     from conf import docments_of
     from hsenet.training.folder import TrainingError
-    from hsenet.training.loop import parameter_groups
+    from hsenet.training.parts import parameter_groups
     assert docments_of(parameter_groups) == {"model": "", "weight_decay": "", "lr": "", "lr_scale": "a tensor's own share of `lr`, by its name"}
     assert docments_of(TrainingError) == {}
 
 
 def test_lab_runs_run_notebooks_from_the_top():
     code = "import os; print(os.getcwd(), end='')"
-    for folder, wanted in (("nbs/runs", ROOT), ("nbs/data", ROOT / "nbs/data")):
+    for folder, wanted in (("nbs/runs", ROOT), ("nbs/ct", ROOT / "nbs/ct")):
         said = subprocess.run([sys.executable, "-c", (ROOT / "tools/lab_startup.py").read_text().replace("__file__", repr(str(ROOT / "tools/lab_startup.py"))) + code],
                               cwd=ROOT / folder, capture_output=True, text=True)
         assert said.stdout == str(wanted), said

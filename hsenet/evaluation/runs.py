@@ -31,9 +31,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..corpora.ct_rate import LABELS
-from ..cache.datasets import (REPORT_PROMPT, CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator, load_tokenizer,
-                                  one_per_scan, read_manifest, fill_template, truncate_report)
+from ..corpora.table import LABELS
+from ..cache.datasets import CLIPCollator, CLIPDataset, QuestionDataset, ReportDataset, VLMCollator
+from ..cache.manifest import one_per_scan, read_manifest
+from ..cache.text import REPORT_PROMPT, fill_template, load_tokenizer, truncate_report
 from ..phantoms.reports import parse_report, zero_shot_prompts
 from .. import __version__
 from ..metrics.clinical import average_of, clinical_metrics, confusion_counts, crg_of, finding_scores, laterality_scores, location_scores, micro_f1, presence, stated_scores

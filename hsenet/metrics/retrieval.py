@@ -6,8 +6,7 @@
 __all__ = ['MEMORY', 'PROMPTS', 'MetricError', 'Ranks', 'truth_ranks', 'expected_hits', 'recall_at_k', 'duplicate_groups',
            'first_of_each', 'right_items', 'chance_recall', 'median_rank', 'jaccard', 'nearest', 'label_overlaps',
            'label_overlap_at_k', 'chance_overlap', 'average_precisions', 'mean_average_precision', 'auroc',
-           'prompt_pairs', 'zero_shot_scores', 'linear_probe', 'resampling_weights', 'bootstrap_interval', 'interval',
-           'read_embeddings', 'in_order', 'benchmark_search']
+           'prompt_pairs', 'zero_shot_scores', 'linear_probe', 'read_embeddings', 'in_order', 'benchmark_search']
 
 # %% ../../nbs/metrics/01_retrieval.ipynb #87ab3491
 import json
@@ -23,6 +22,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from .score import bootstrap_interval, interval, resampling_weights
 
 # %% ../../nbs/metrics/01_retrieval.ipynb #d1e1ad4c
 class MetricError(ValueError):
@@ -228,8 +229,6 @@ def _neighbour_overlap(features: Any, labels: np.ndarray, deepest: int, with_que
         out.append(np.take_along_axis(jaccard(labels[rows], labels[gallery]), columns, axis=1))
     return np.concatenate(out)
 
-
-
 # %% ../../nbs/metrics/01_retrieval.ipynb #454dd579
 def label_overlaps(features: Any, labels: Any, k: int, device: str = "cpu") -> np.ndarray:
     "(N,) mean Jaccard index of each volume's labels with those of its `k` nearest labelled volumes, itself left out: what `label_overlap_at_k` is the mean of."
@@ -373,39 +372,6 @@ def linear_probe(
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=500))
         scores[:, i] = probe.fit(x, y[:, i]).decision_function(held_out)
     return auroc(scores, labels, names), scores
-
-# %% ../../nbs/metrics/01_retrieval.ipynb #263e9d1f
-def resampling_weights(
-    groups: Sequence,  # one per case: the patient
-    resamples: int = 1000,
-    seed: int = 0,
-) -> np.ndarray:
-    "(resamples, N) how often each case is drawn when its groups are drawn with replacement."
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
-    n = member.max() + 1
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return draws[:, member]
-
-
-def bootstrap_interval(
-    sums: Any,  # (N,) values to average, or (N, S) whatever `statistic` needs of each case, to be summed
-    groups: Sequence | None = None,  # (N,) patients; None: each case alone
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,  # (R, S) sums → (R,); None: mean of the values
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    "Percentile bootstrap interval of a mean, or of a function of sums over cases, resampled by group."
-    x = np.asarray(sums, float)
-    weights = resampling_weights(np.arange(len(x)) if groups is None else groups, resamples, seed)
-    if statistic is None: x, statistic = np.stack([x, np.ones(len(x))], axis=1), lambda s: s[:, 0] / s[:, 1]
-    return interval(statistic(weights @ x), level)
-
-
-def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    "The middle `level` of resampled values; resamples in which the score is undefined (NaN) are left out."
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 # %% ../../nbs/metrics/01_retrieval.ipynb #85a69b4a
 def read_embeddings(

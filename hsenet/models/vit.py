@@ -307,9 +307,10 @@ def build_vit(config: Config, guided: bool = False, **settings) -> ViT3D | Guide
 # %% ../../nbs/models/00_vit.ipynb #067dbe9d
 def _rename(name: str, module: nn.Module) -> str:
     "One tensor name, translated part by part; a sub-model that has names of its own translates its share."
-    first, _, rest = name.partition(".")
-    child = getattr(module, first, None)
-    if hasattr(child, "released"): return f"{module.released.get(first, first)}.{_rename(rest, child)}"
+    for part, theirs in module.released.items():
+        if not name.startswith(f"{part}."): continue
+        child = module.get_submodule(part)
+        if hasattr(child, "released"): return f"{theirs}.{_rename(name.removeprefix(f'{part}.'), child)}"
     for ours, theirs in module.released.items(): name = re.sub(rf"(?<![^.]){re.escape(ours)}(?![^.])", theirs, name)
     return name
 

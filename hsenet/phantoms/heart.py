@@ -152,7 +152,7 @@ HIATAL_HERNIA = FindingKind(
     paint=_paint_hernia,
 )
 
-# %% ../../nbs/phantoms/03_heart.ipynb #d4305818
+# %% ../../nbs/phantoms/03_heart.ipynb #1e2bd6fc
 def _draw_effusion(
     kind: FindingKind,
     phantom: Phantom,
@@ -167,7 +167,8 @@ def _draw_effusion(
     deeper = -1 if depth[0] > depth[1] else 1
     width, back = phantom.body.cage
     centre = (min(phantom.body.dome), deeper * width / 2, back - max(depth) / 2)
-    return Finding(kind.label, place, centre, max(depth), shape={"depth": tuple(depth)}, fills="fluid")
+    shape = {"depth": tuple(depth)}
+    return Finding(kind.label, place, centre, max(depth), shape=shape, fills="fluid")
 
 
 def _paint_effusion(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:

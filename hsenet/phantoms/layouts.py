@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXAMPLES', 'phantom_volumes', 'write_radgenome', 'write_bimcv', 'write_manifest', 'write_folder', 'write_example']
 
-# %% ../../nbs/phantoms/11_layouts.ipynb #0d1bcb16
+# %% ../../nbs/phantoms/11_layouts.ipynb #a17eb7eb
 import json
 import shutil
 import zipfile
@@ -17,116 +17,202 @@ import numpy as np
 import pandas as pd
 
 from ..config import PhantomConfig
-from ..corpora.ct_rate import LABELS
+from ..corpora.table import LABELS
 from ..ct.dicom import write_series
+from ..files import whole_file, write_text
 from .anatomy import PhantomError
 from .canvas import Acquisition
 from .corpus import encode_nifti, reconstructions, scan_names, write_corpus
-from .findings import Phantom, draw
+from .findings import draw
+from .kinds import Phantom
 from .render import acquire, render
 from .reports import write_report
 
-# %% ../../nbs/phantoms/11_layouts.ipynb #7fee7278
-def phantom_volumes(config: PhantomConfig, seed: int = 42) -> Iterator[tuple[str, Phantom, Acquisition]]:
-    "The volumes of `write_corpus`, in its order: name (`train_1_a_1`), body, scanner."
-    for scan in (*scan_names(config, "train", seed), *scan_names(config, "valid", seed)):
-        phantom = draw(scan, config.difficulty, seed)
-        for n in reconstructions(scan, config, seed): yield f"{scan}_{n}", phantom, acquire(phantom, config.shape, n, seed)
+# %% ../../nbs/phantoms/11_layouts.ipynb #7529eba9
+def phantom_volumes(
+    config: PhantomConfig,
+    seed: int = 42,
+) -> Iterator[tuple[str, Phantom, Acquisition]]:
+    "The volumes of `write_corpus`, in its order: name (`train_1_a_1`), body, scan."
+    scans = scan_names(config, "train", seed) + scan_names(config, "valid", seed)
+    for name in scans:
+        phantom = draw(name, config.difficulty, seed)
+        for number in reconstructions(name, config, seed):
+            yield f"{name}_{number}", phantom, acquire(phantom, config.shape, number, seed)
 
-
-def _fixed_file(phantom: Phantom, scanner: Acquisition) -> bytes:
-    "A `.nii.gz` of HU with a true header."
-    return encode_nifti(render(phantom, scanner), scanner, "fixed")
-
-
-def _new(root: str | Path) -> Path:
+# %% ../../nbs/phantoms/11_layouts.ipynb #66939277
+def _new_folder(root: str | Path) -> Path:
     "A folder that holds nothing yet. Raises `PhantomError`."
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())): raise PhantomError(f"{root} isn't an empty folder; choose another one")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise PhantomError(f"{root} isn't an empty folder; choose another one")
     root.mkdir(parents=True, exist_ok=True)
     return root
 
 
-def _write(path: Path, data: bytes):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
+def _write_volume(path: Path, phantom: Phantom, scan: Acquisition) -> None:
+    "A `.nii.gz` of HU with a true header."
+    content = encode_nifti(render(phantom, scan), scan, "fixed")
+    with whole_file(path) as file:
+        file.write(content)
 
-# %% ../../nbs/phantoms/11_layouts.ipynb #bb1b3288
-def write_radgenome(root: str | Path, config: PhantomConfig, seed: int = 42, workers: int = 2) -> Path:
+# %% ../../nbs/phantoms/11_layouts.ipynb #7a0af21c
+_NOT_IN_RADGENOME = (
+    "train_fixed",
+    "valid_fixed",
+    "metadata",
+    "radiology_text_reports",
+    "multi_abnormality_labels",
+)
+
+
+def write_radgenome(
+    root: str | Path,  # a new or empty folder
+    config: PhantomConfig,
+    seed: int = 42,
+    workers: int = 2,  # processes
+) -> Path:
     "Phantoms as RadGenome-ChestCT shares its volumes and tables. Raises `PhantomError`."
-    root = write_corpus(_new(root), config, seed, "fixed", workers, progress=False)
-    for path in sorted((root / "dataset").glob("*_fixed/*/*/*.nii.gz")):
-        split, patient, scan, _ = path.name.split("_")
-        target = root / "dataset" / f"{split}_preprocessed" / f"{split}_{patient}" / f"{split}_{patient}{scan}" / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
-    for name in ("train_fixed", "valid_fixed", "metadata", "radiology_text_reports", "multi_abnormality_labels"): shutil.rmtree(root / "dataset" / name, ignore_errors=True)
+    root = _new_folder(root)
+    write_corpus(root, config, seed, "fixed", workers, progress=False)
+    data = root / "dataset"
+    for path in sorted(data.glob("*_fixed/*/*/*.nii.gz")):
+        split, number, scan, _ = path.name.split("_")
+        patient = f"{split}_{number}"
+        folder = data / f"{split}_preprocessed" / patient / f"{patient}{scan}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path.rename(folder / path.name)
+    for name in _NOT_IN_RADGENOME:
+        shutil.rmtree(data / name, ignore_errors=True)
     (root / "phantom.json").unlink()  # it is no corpus of `write_corpus` any more
     return root
 
-# %% ../../nbs/phantoms/11_layouts.ipynb #1f29d283
-def _bimcv_volumes(config: PhantomConfig, seed: int) -> Iterator[tuple[str, str, str, Phantom, Acquisition]]:
+# %% ../../nbs/phantoms/11_layouts.ipynb #4ff94a3e
+def _bimcv_volumes(
+    config: PhantomConfig,
+    seed: int,
+) -> Iterator[tuple[str, str, str, Phantom, Acquisition]]:
     "Path below the corpus, patient and report of each volume, as BIMCV numbers them, and the volume."
-    patients, reports = {}, {}
-    for n, (name, phantom, scanner) in enumerate(phantom_volumes(config, seed)):
-        patient, scan = "_".join(name.split("_")[:2]), name.rsplit("_", 1)[0]
-        p, r = patients.setdefault(patient, f"S{len(patients) + 1:05d}"), reports.setdefault(scan, f"E{len(reports) + 1:05d}")
-        yield f"CT{n % 2 + 1}/ct/sub-{p}_ses-{r}_acq-{name[-1]}_bp-chest_ct.nii.gz", p, r, phantom, scanner
+    patients = {}
+    reports = {}
+    for n, (name, phantom, scan) in enumerate(phantom_volumes(config, seed)):
+        split, number, letter, reconstruction = name.split("_")
+        patient = patients.setdefault((split, number), f"S{len(patients) + 1:05d}")
+        report = reports.setdefault((split, number, letter), f"E{len(reports) + 1:05d}")
+        file = f"sub-{patient}_ses-{report}_acq-{reconstruction}_bp-chest_ct.nii.gz"
+        yield f"CT{n % 2 + 1}/ct/{file}", patient, report, phantom, scan
 
 
-def write_bimcv(root: str | Path, config: PhantomConfig, seed: int = 42, original: bool = False) -> Path:
-    "Phantoms as BIMCV-R: unpacked with the curated table, or the `original` archives with `BIMCV-R.csv`. Raises `PhantomError`."
-    root, rows = _new(root), []
-    for path, patient, report, phantom, scanner in _bimcv_volumes(config, seed):
-        _write(root / path, _fixed_file(phantom, scanner))
-        row = {"path": f"/data/CT_retrieval/{path}", "Report_en": write_report(phantom, seed)}
-        rows.append({"PatientID": f"sub-{patient}", "ReportID": f"ses-{report}", **row} if original else row)
-    table = root / "meta" / ("BIMCV-R.csv" if original else "curated_ct_report_path_En.csv")
-    _write(table, pd.DataFrame(rows).to_csv(index=False).encode())
-    if original:
-        for folder in sorted(p for p in root.iterdir() if p.is_dir()): _zip(folder)
-    return root
-
-
-def _zip(folder: Path):
+def _zip_folder(folder: Path) -> None:
     "Put a folder into an archive of its name, and remove it; a table lies at the top of its archive."
     base = folder if folder.name == "meta" else folder.parent
-    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as z:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()): z.write(path, path.relative_to(base))
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file(): archive.write(path, path.relative_to(base))
     shutil.rmtree(folder)
 
-# %% ../../nbs/phantoms/11_layouts.ipynb #fd274722
-def write_manifest(root: str | Path, config: PhantomConfig, seed: int = 42) -> Path:
-    "Phantoms as CT files with an authors' manifest, `dataset.json`. Raises `PhantomError`."
-    root, rows = _new(root), {"train": [], "validation": []}
-    for name, phantom, scanner in phantom_volumes(config, seed):
-        _write(root / "images" / f"{name}.nii.gz", _fixed_file(phantom, scanner))
-        rows["train" if name.startswith("train") else "validation"].append({"image": f"images/{name}.nii.gz", "text": write_report(phantom, seed)})
-    _write(root / "dataset.json", json.dumps(rows, indent=1).encode())
+# %% ../../nbs/phantoms/11_layouts.ipynb #b4bd64b5
+def write_bimcv(
+    root: str | Path,  # a new or empty folder
+    config: PhantomConfig,
+    seed: int = 42,
+    original: bool = False,  # as archives with `BIMCV-R.csv`, or unpacked with the curated table
+) -> Path:
+    "Phantoms as BIMCV-R. Raises `PhantomError`."
+    root = _new_folder(root)
+    rows = []
+    for path, patient, report, phantom, scan in _bimcv_volumes(config, seed):
+        _write_volume(root / path, phantom, scan)
+        row = {"PatientID": f"sub-{patient}", "ReportID": f"ses-{report}"} if original else {}
+        row["path"] = f"/data/CT_retrieval/{path}"
+        row["Report_en"] = write_report(phantom, seed)
+        rows.append(row)
+    name = "BIMCV-R.csv" if original else "curated_ct_report_path_En.csv"
+    write_text(root / "meta" / name, pd.DataFrame(rows).to_csv(index=False))
+    if original:
+        for folder in sorted(root.iterdir()):
+            _zip_folder(folder)
     return root
 
+# %% ../../nbs/phantoms/11_layouts.ipynb #04db891e
+def write_manifest(
+    root: str | Path,  # a new or empty folder
+    config: PhantomConfig,
+    seed: int = 42,
+) -> Path:
+    "Phantoms as CT files with an authors' manifest, `dataset.json`. Raises `PhantomError`."
+    root = _new_folder(root)
+    rows = {"train": [], "validation": []}
+    for name, phantom, scan in phantom_volumes(config, seed):
+        image = f"images/{name}.nii.gz"
+        _write_volume(root / image, phantom, scan)
+        split = "train" if name.startswith("train") else "validation"
+        rows[split].append({"image": image, "text": write_report(phantom, seed)})
+    write_text(root / "dataset.json", json.dumps(rows, indent=1))
+    return root
 
+# %% ../../nbs/phantoms/11_layouts.ipynb #da9d2e42
 def _uid(name: str, number: int = 1) -> str:
     "A UID for a series."
     return f"1.2.826.0.1.3680043.8.498.{zlib.crc32(name.encode())}.{number}"
 
 
-def write_folder(root: str | Path, config: PhantomConfig, seed: int = 42, dicom: bool = False) -> Path:
-    "Phantoms as a folder of NIfTI files, or of DICOM folders, with a `corpus.csv` of one's own. Raises `PhantomError`."
-    root, rows = _new(root), []
-    for name, phantom, scanner in phantom_volumes(config, seed):
-        split, patient, scan, n = name.split("_")
-        path = f"scans/{split[0]}{patient}/{scan}{n}{'' if dicom else '.nii.gz'}"
-        if dicom: write_series(root / path, np.rint(render(phantom, scanner)), scanner.spacing, _uid(name), intercept=float(scanner.intercept))
-        else: _write(root / path, _fixed_file(phantom, scanner))
-        rows.append({"path": path, "Patient": f"{split[0]}{patient}", "Study": scan, "Split": split, "Report": write_report(phantom, seed),
-                     **{label: int(phantom.get(label) is not None) for label in LABELS}, **({"Series": _uid(name)} if dicom else {})})
-    if dicom: write_series(root / rows[0]["path"] / "other", np.full((4, 16, 16), -1000), uid=_uid("other", 2))
-    _write(root / "corpus.csv", pd.DataFrame(rows).to_csv(index=False).encode())
+def _write_dicom(folder: Path, name: str, phantom: Phantom, scan: Acquisition) -> None:
+    hu = np.rint(render(phantom, scan))
+    write_series(folder, hu, scan.spacing, _uid(name), intercept=float(scan.intercept))
+
+
+def _folder_row(path: str, name: str, phantom: Phantom, seed: int) -> dict:
+    "A row of one's own table, under one's own column names."
+    split, number, scan, _ = name.split("_")
+    labels = {label: int(phantom.get(label) is not None) for label in LABELS}
+    return {
+        "path": path,
+        "Patient": f"{split[0]}{number}",
+        "Study": scan,
+        "Split": split,
+        "Report": write_report(phantom, seed),
+        **labels,
+    }
+
+# %% ../../nbs/phantoms/11_layouts.ipynb #678332db
+def write_folder(
+    root: str | Path,  # a new or empty folder
+    config: PhantomConfig,
+    seed: int = 42,
+    dicom: bool = False,  # a folder of DICOM slices for each volume, not a NIfTI file
+) -> Path:
+    "Phantoms as somebody's folder of files, with a `corpus.csv`. Raises `PhantomError`."
+    root = _new_folder(root)
+    rows = []
+    for name, phantom, scan in phantom_volumes(config, seed):
+        split, number, letter, reconstruction = name.split("_")
+        path = f"scans/{split[0]}{number}/{letter}{reconstruction}"
+        if not dicom: path += ".nii.gz"
+        row = _folder_row(path, name, phantom, seed)
+        if dicom:
+            _write_dicom(root / path, name, phantom, scan)
+            row["Series"] = _uid(name)
+        else:
+            _write_volume(root / path, phantom, scan)
+        rows.append(row)
+    if dicom:
+        scout = np.full((4, 16, 16), -1000)
+        write_series(root / rows[0]["path"] / "other", scout, uid=_uid("other", 2))
+    write_text(root / "corpus.csv", pd.DataFrame(rows).to_csv(index=False))
     return root
 
-# %% ../../nbs/phantoms/11_layouts.ipynb #972a61cb
-EXAMPLES = ("ct_rate", "ct_rate_fixed", "radgenome", "bimcv", "bimcv_original", "released", "folder", "dicom")
+# %% ../../nbs/phantoms/11_layouts.ipynb #71636579
+EXAMPLES = (
+    "ct_rate",
+    "ct_rate_fixed",
+    "radgenome",
+    "bimcv",
+    "bimcv_original",
+    "released",
+    "folder",
+    "dicom",
+)
 
 
 def write_example(
@@ -138,8 +224,12 @@ def write_example(
     progress: bool = True,  # for CT-RATE
 ) -> Path:
     "Phantoms in a layout; gives the folder. Raises `PhantomError`."
-    if layout not in EXAMPLES: raise PhantomError(f"layout: expected one of {', '.join(EXAMPLES)}, found {layout!r}")
-    if layout.startswith("ct_rate"): return write_corpus(root, config, seed, "fixed" if layout.endswith("fixed") else "first", workers, progress)
+    if layout == "ct_rate": return write_corpus(root, config, seed, "first", workers, progress)
+    if layout == "ct_rate_fixed": return write_corpus(root, config, seed, "fixed", workers, progress)
     if layout == "radgenome": return write_radgenome(root, config, seed, workers)
-    if layout.startswith("bimcv"): return write_bimcv(root, config, seed, original=layout == "bimcv_original")
-    return write_manifest(root, config, seed) if layout == "released" else write_folder(root, config, seed, dicom=layout == "dicom")
+    if layout == "bimcv": return write_bimcv(root, config, seed)
+    if layout == "bimcv_original": return write_bimcv(root, config, seed, original=True)
+    if layout == "released": return write_manifest(root, config, seed)
+    if layout == "folder": return write_folder(root, config, seed)
+    if layout == "dicom": return write_folder(root, config, seed, dicom=True)
+    raise PhantomError(f"layout: expected one of {', '.join(EXAMPLES)}, found {layout!r}")

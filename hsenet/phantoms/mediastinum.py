@@ -36,7 +36,7 @@ def _paint_specks(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     for *centre, radius in finding.shape["spots"]:
         canvas.ball(centre, radius, 900)
 
-# %% ../../nbs/phantoms/06_mediastinum.ipynb #484190d5
+# %% ../../nbs/phantoms/06_mediastinum.ipynb #330023f9
 def _draw_arterial(
     kind: FindingKind,
     phantom: Phantom,
@@ -56,7 +56,7 @@ def _draw_arterial(
         return start * (1 - t) + np.array(end) * t + radius * np.array(across)
     return draw_specks(kind, place, on_wall, rng)
 
-# %% ../../nbs/phantoms/06_mediastinum.ipynb #49dba0c3
+# %% ../../nbs/phantoms/06_mediastinum.ipynb #648293d0
 AORTA = (
     named_place("ascending aorta", "mediastinum/aorta/ascending aorta"),
     named_place("aortic arch", "mediastinum/aorta/aortic arch"),
@@ -164,14 +164,17 @@ def _paint_node(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     radii = (0.8 * finding.size, finding.size / 2, finding.size / 2)
     canvas.paint(ellipsoid(finding.centre, radii), 60, finding.centre, radii)
 
-# %% ../../nbs/phantoms/06_mediastinum.ipynb #032f1060
-_PATH = "mediastinum/lymph node/"
+# %% ../../nbs/phantoms/06_mediastinum.ipynb #85701992
+def _station(name: str, noun: str, side: str) -> Place:
+    path = f"mediastinum/lymph node/{name} lymph node"
+    return named_place(name, path, noun, adjective=name, side=side)
+
+
 STATIONS = (
-    named_place("right paratracheal", _PATH + "right paratracheal lymph node",
-                "right paratracheal station", "right paratracheal", "right"),
-    named_place("subcarinal", _PATH + "subcarinal lymph node", "subcarinal station", "subcarinal"),
-    named_place("right hilar", _PATH + "right hilar lymph node", "right hilum", "right hilar", "right"),
-    named_place("left hilar", _PATH + "left hilar lymph node", "left hilum", "left hilar", "left"),
+    _station("right paratracheal", "right paratracheal station", "right"),
+    _station("subcarinal", "subcarinal station", "middle"),
+    _station("right hilar", "right hilum", "right"),
+    _station("left hilar", "left hilum", "left"),
 )
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #1277342a

@@ -294,7 +294,7 @@ TEMPLATES = {
     "disorders": ("Which disorders does this scan show?", "What disorders are present?"),
 }
 
-# %% ../../nbs/phantoms/10_corpus.ipynb #0050f87e
+# %% ../../nbs/phantoms/10_corpus.ipynb #2726d693
 _LONG_NAME = {"train": "train", "valid": "validation"}
 _RADGENOME = (
     "case_disorders",
@@ -320,7 +320,7 @@ def table_paths(split: str, data: Path) -> dict[str, Path]:
         paths[table] = data / "radgenome_files" / f"{long}_{table}.csv"
     return paths
 
-
+# %% ../../nbs/phantoms/10_corpus.ipynb #bf57c9a6
 def _write_split(split: str, tables: Tables, root: Path) -> None:
     "The tables of a split, and its truth."
     data = root / "dataset"
@@ -336,7 +336,7 @@ def _write_templates(data: Path) -> None:
         path = data / "qa_templates" / f"{task}_template.json"
         write_text(path, json.dumps({task: templates}, indent=1))
 
-# %% ../../nbs/phantoms/10_corpus.ipynb #047933e7
+# %% ../../nbs/phantoms/10_corpus.ipynb #9ef66b2a
 GENERATOR = 4  # raised with every change that gives other bytes for the same seed
 
 
@@ -369,13 +369,22 @@ def _check_folder(mark: Path, settings: dict) -> bool:
     other = f"{folder} holds another corpus: {', '.join(changes)}"
     raise PhantomError(f"{other}; choose another folder, or delete this one")
 
-# %% ../../nbs/phantoms/10_corpus.ipynb #597ce6a5
+# %% ../../nbs/phantoms/10_corpus.ipynb #18052637
 def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:
     "Raises `PhantomError` for a value that isn't one of two."
     if value not in choices:
         raise PhantomError(f"{name}: expected {' or '.join(choices)}, found {value!r}")
 
 
+def _volume_paths(scans: list[str], job: _Job) -> list[Path]:
+    "Where the volumes of these scans lie."
+    paths = []
+    for scan in scans:
+        for number in reconstructions(scan, job.config, job.seed):
+            paths.append(volume_path(job.root, f"{scan}_{number}", job.release))
+    return paths
+
+# %% ../../nbs/phantoms/10_corpus.ipynb #b8a779e6
 def write_corpus(
     root: str | Path,  # folder; made if need be
     config: PhantomConfig,
@@ -406,12 +415,3 @@ def write_corpus(
     _write_mark(mark, settings, complete=True)
     log.info("wrote %d volumes to %s", len(paths), root)
     return root
-
-
-def _volume_paths(scans: list[str], job: _Job) -> list[Path]:
-    "Where the volumes of these scans lie."
-    paths = []
-    for scan in scans:
-        for number in reconstructions(scan, job.config, job.seed):
-            paths.append(volume_path(job.root, f"{scan}_{number}", job.release))
-    return paths

@@ -18,7 +18,7 @@ from .canvas import Acquisition, Canvas
 from .findings import FINDINGS
 from .kinds import FindingKind, Phantom, heart_of, pericardium_of
 
-# %% ../../nbs/phantoms/08_render.ipynb #c5520ce8
+# %% ../../nbs/phantoms/08_render.ipynb #4ba25aa1
 def acquire(
     phantom: Phantom,
     shape: tuple[int, int, int],  # voxels (z, x, y) of the first reconstruction
@@ -27,9 +27,11 @@ def acquire(
 ) -> Acquisition:
     "How reconstruction `number` of a scan is made: always the same for the same name and seed."
     scan = named_rng(seed, phantom.name, "scan")
-    view = max(2.1 * phantom.body.skin[0] * scan.uniform(1.03, 1.12), 350.0)  # mm
+    half_width, _ = phantom.body.skin
+    view = max(2.1 * half_width * scan.uniform(1.03, 1.12), 350.0)  # mm
     height = scan.uniform(300, 330)  # mm
-    centre = [round(float(scan.normal(0, spread)), 3) for spread in (6, 5, 5)]
+    off_centre = [float(scan.normal(0, spread)) for spread in (6, 5, 5)]
+    centre = tuple([round(mm, 3) for mm in off_centre])
     table = float(scan.uniform(2, 8))
     intercept = int(scan.choice([-1024, -8192], p=[0.72, 0.28]))
 
@@ -39,15 +41,15 @@ def acquire(
     noise = own.uniform(14, 28) if number == 1 else own.uniform(8, 14)
     return Acquisition(
         shape=(slices, rows, columns),
-        spacing=(round(height / slices, 3), round(view / rows, 3), round(view / columns, 3)),
-        centre=tuple(centre),
+        spacing=tuple([round(mm, 3) for mm in (height / slices, view / rows, view / columns)]),
+        centre=centre,
         noise=float(noise),
         intercept=intercept,
         seed=int(own.integers(2**31)),
         table=table,
     )
 
-# %% ../../nbs/phantoms/08_render.ipynb #84636712
+# %% ../../nbs/phantoms/08_render.ipynb #4a2fcf9d
 def paint_outside(
     canvas: Canvas,
     body: Body,
@@ -63,7 +65,8 @@ def paint_outside(
 
     def ribs(z, x, y):
         shell = np.abs(wall(z, x, y) - 8) - 4
-        wave = np.cos((z + 0.45 * y) * (2 * np.pi / 26))
+        slant = z + 0.45 * y
+        wave = np.cos(slant * (2 * np.pi / 26))
         return np.maximum(shell, 6 * (0.2 - wave))
 
     canvas.paint(table_plate, -250)
@@ -71,13 +74,14 @@ def paint_outside(
     canvas.paint(trunk(body, body.fat), 50)
     canvas.paint(ribs, 420)
 
-# %% ../../nbs/phantoms/08_render.ipynb #b6af909f
+# %% ../../nbs/phantoms/08_render.ipynb #f84fecf4
 def paint_inside(canvas: Canvas, body: Body) -> None:
     "Mediastinal fat, liver and spleen, air in the stomach, lungs."
     _, (z, x, y) = canvas.window((0, 0, 0), (1e4, 1e4, 1e4))
     wall = cavity(body)(z, x, y)
     above = diaphragm(body)(z, x, y)
-    lung = np.maximum(np.maximum(wall, above), beside_mediastinum(body)(z, x, y))
+    beside = beside_mediastinum(body)(z, x, y)
+    lung = np.maximum(np.maximum(wall, above), beside)
     bubble = (body.dome[1] - 32, 62, -35)
     bubble_radii = (16, 30, 22)
 
@@ -101,7 +105,7 @@ def paint_branches(canvas: Canvas, body: Body) -> None:
         canvas.rod(hilum(name), bronchus, 3.2, -300)
         canvas.rod(hilum(name), bronchus, 2.2, -970)
 
-# %% ../../nbs/phantoms/08_render.ipynb #b70fe07c
+# %% ../../nbs/phantoms/08_render.ipynb #99e15ab7
 def paint_heart(canvas: Canvas, phantom: Phantom) -> None:
     "Fluid in the pericardium if there is any, fat, heart."
     centre, radii = heart_of(phantom)
@@ -126,9 +130,9 @@ def paint_vessels(canvas: Canvas, body: Body) -> None:
         Tube((z + 20, -30, -12), (110, -30, -12), 9),  # superior vena cava
     ]
     for tube in tubes:
-        canvas.rod(tube.start, tube.end, tube.radius, body.blood_hu)
+        canvas.rod(*tube, body.blood_hu)
 
-# %% ../../nbs/phantoms/08_render.ipynb #57f30463
+# %% ../../nbs/phantoms/08_render.ipynb #833a3f86
 def paint_airways(canvas: Canvas, body: Body) -> None:
     "Esophagus, trachea and main bronchi."
     behind = body.spine - 26
@@ -143,18 +147,23 @@ def paint_airways(canvas: Canvas, body: Body) -> None:
 
 def paint_bones(canvas: Canvas, body: Body) -> None:
     "Vertebrae, their arches, and the sternum."
+    _, depth_of_cage = body.cage
+    front = -depth_of_cage - 5
     spine = (0, 0, body.spine)
     arches = (0, 0, body.spine + 32)
-    front = -body.cage[1] - 5
 
     def vertebrae(z, x, y): return 220 + 80 * np.cos(z * (2 * np.pi / 27))
 
     def sternum(z, x, y):
-        across = np.maximum(np.abs(x) - 15, np.abs(y - front) - 6)
-        return np.maximum(across, np.abs(z - 20) - 75)
+        width = np.abs(x) - 15
+        depth = np.abs(y - front) - 6
+        height = np.abs(z - 20) - 75
+        return np.maximum(np.maximum(width, depth), height)
 
-    canvas.paint(ellipsoid(spine, (4000, 17, 15)), vertebrae, spine, (400, 20, 20))
-    canvas.paint(ellipsoid(arches, (4000, 9, 20)), 300, arches, (400, 10, 22))
+    column = ellipsoid(spine, (4000, 17, 15))
+    column_of_arches = ellipsoid(arches, (4000, 9, 20))
+    canvas.paint(column, vertebrae, spine, (400, 20, 20))
+    canvas.paint(column_of_arches, 300, arches, (400, 10, 22))
     canvas.paint(sternum, 300, (20, 0, front), (80, 20, 10))
 
 # %% ../../nbs/phantoms/08_render.ipynb #3f9c9d9b
@@ -189,13 +198,14 @@ def paint_chest(
     _paint_findings(canvas, phantom, "mediastinum", kinds)
     return canvas
 
-# %% ../../nbs/phantoms/08_render.ipynb #439b20c4
+# %% ../../nbs/phantoms/08_render.ipynb #8c3a2bed
 def outside_view(acquisition: Acquisition, canvas: Canvas) -> np.ndarray:
     "(x, y) bool: outside the circle that the scanner reconstructs."
-    from_middle = []
+    from_middle = []  # in radii
     for k in (1, 2):
         radius = acquisition.shape[k] * acquisition.spacing[k] / 2
-        from_middle.append((canvas.axes[k] - acquisition.centre[k]) / radius)
+        distance = canvas.axes[k] - acquisition.centre[k]
+        from_middle.append(distance / radius)
     x, y = from_middle
     return x[:, None] ** 2 + y[None, :] ** 2 > 1
 
@@ -210,19 +220,20 @@ def render(
     hu = canvas.hu
     if noise:
         rng = np.random.default_rng(acquisition.seed)
-        hu += np.float32(acquisition.noise) * rng.standard_normal(hu.shape, np.float32)
+        grains = rng.standard_normal(hu.shape, np.float32)
+        hu += np.float32(acquisition.noise) * grains
     np.clip(hu, -1024, 3071, out=hu)
     hu[:, outside_view(acquisition, canvas)] = acquisition.intercept
     return hu
 
-# %% ../../nbs/phantoms/08_render.ipynb #3914f6a7
+# %% ../../nbs/phantoms/08_render.ipynb #f5ef2137
 def footprint(
     phantom: Phantom,
     label: str,  # of one of its findings
     acquisition: Acquisition,
     threshold: float = 60.0,  # HU
 ) -> np.ndarray:
-    "(z, x, y) bool: where a finding changes the volume within [-1000, 400] HU. Raises `PhantomError`."
+    "(z, x, y) bool: where it changes the volume within [-1000, 400] HU. Raises `PhantomError`."
     if phantom.get(label) is None:
         labels = [finding.label for finding in phantom.findings]
         raise PhantomError(f"{phantom.name} has no {label!r}, but {labels}")

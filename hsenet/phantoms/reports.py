@@ -88,7 +88,7 @@ def write_impression(phantom: Phantom, seed: int = 42) -> str:
         parts.append(part[0].upper() + part[1:])
     return " ".join(parts)
 
-# %% ../../nbs/phantoms/09_reports.ipynb #e83be6a4
+# %% ../../nbs/phantoms/09_reports.ipynb #5f7ca2bc
 _NEGATIONS = (
     "no|not|without|normal|normally|usual|free|clear|sharp|thin|preserved|absent|negative|neither"
     "|nor|none|unremarkable"
@@ -102,7 +102,7 @@ def _named_in(place_words: tuple[str, ...], sentence: str) -> bool:
 
 
 def _locations(sentence: str, kind: FindingKind) -> list[str]:
-    "Paths of the places that a sentence names; the only one, for a finding that is always in one place."
+    "Paths of the places that a sentence names; the only one there is, if there is but one."
     places = kind.all_places
     if len(places) == 1: return [places[0].path]
     return [place.path for place in places if _named_in(place.words, sentence)]
@@ -120,9 +120,9 @@ def parse_report(text: str) -> dict[str, dict]:
             mentioned[kind.label] = {"present": present, "locations": locations}
     return mentioned
 
-# %% ../../nbs/phantoms/09_reports.ipynb #15449167
+# %% ../../nbs/phantoms/09_reports.ipynb #0938a821
 def zero_shot_prompts(label: str) -> tuple[list[str], list[str]]:
-    "Sentences for a finding (each phrasing in each of its places), and against. Raises `PhantomError`."
+    "Sentences for a finding, in each of its places, and against it. Raises `PhantomError`."
     if label not in FINDINGS:
         raise PhantomError(f"unknown finding {label!r}: there are {', '.join(FINDINGS)}")
     kind = FINDINGS[label]

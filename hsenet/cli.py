@@ -203,14 +203,14 @@ Learned = Annotated[Optional[list[str]], Option(help="A score with a model insid
 
 
 def _learned(words: list[str] | None) -> dict:
-    from hsenet.evaluation.runs import named_scores
+    from hsenet.evaluation.reports import named_scores
     return _call(named_scores, words or [])
 
 
 def _table(evaluated, name: str, output: Path):
     "Run one evaluation, print its table and its line to paste, and say where the page is."
     def run():
-        from hsenet.evaluation.runs import main_table
+        from hsenet.evaluation.predictions import main_table
         metrics = evaluated()
         return main_table({name: metrics}).to_string(index=False) + f"\n\n{(output / 'row.md').read_text(encoding='utf-8')}\n{output}/report.html"
     typer.echo(_call(run))
@@ -218,9 +218,12 @@ def _table(evaluated, name: str, output: Path):
 
 def _evaluate(which: str, model: Path, cache: Path, output: Path, split: str, **settings):
     def evaluated():
-        from hsenet.evaluation import runs
+        from hsenet.evaluation.questions import evaluate_vqa
+        from hsenet.evaluation.reports import evaluate_mrg
+        from hsenet.evaluation.retrieval import evaluate_retrieval, evaluate_zero_shot
         from hsenet.training.folder import model_folder
-        return getattr(runs, f"evaluate_{which}")(model_folder(model, f"training for {which}"), cache, output, split, **settings)
+        evaluations = {"retrieval": evaluate_retrieval, "zero_shot": evaluate_zero_shot, "mrg": evaluate_mrg, "vqa": evaluate_vqa}
+        return evaluations[which](model_folder(model, f"training for {which}"), cache, output, split, **settings)
     _table(evaluated, which, output)
 
 # %% ../nbs/04_cli.ipynb #6518eaaf
@@ -255,8 +258,8 @@ def evaluate_embeddings(
     cache: Cache, output: Output, split: str = "validation",
 ):
     "Retrieval by embeddings of any other model."
-    from hsenet.evaluation import runs
-    _table(lambda: runs.evaluate_embeddings(volumes, reports, cache, output, split), "embeddings", output)
+    from hsenet.evaluation import retrieval
+    _table(lambda: retrieval.evaluate_embeddings(volumes, reports, cache, output, split), "embeddings", output)
 
 
 @app.command()
@@ -266,7 +269,7 @@ def compare(
     everything: Annotated[bool, Option("--all", help="All numbers, not only the headline.")] = False,
 ):
     "Runs side by side, and beside what the paper says."
-    from hsenet.evaluation import page as report
+    from hsenet.evaluation import compare as report
     def table():
         if not paired: return report.compare(runs, headline=not everything)
         if len(runs) != 2: raise ValueError(f"--paired compares two runs, found {len(runs)}")

@@ -203,7 +203,7 @@ Learned = Annotated[Optional[list[str]], Option(help="A score with a model insid
 
 
 def _learned(words: list[str] | None) -> dict:
-    from hsenet.evaluation.reports import named_scores
+    from hsenet.metrics.text import named_scores
     return _call(named_scores, words or [])
 
 

@@ -36,7 +36,7 @@ from ..training.stages import encode_records
 
 logger = logging.getLogger(__name__)
 
-# %% ../../nbs/evaluation/00_predictions.ipynb #2652a5d0
+# %% ../../nbs/evaluation/00_predictions.ipynb #314c3cdc
 SMALL_FILE = 1 << 24  # bytes
 
 
@@ -53,7 +53,7 @@ def run_key(
     cache: str | Path,
     **settings: Any,  # whatever else the predictions depend on
 ) -> dict:
-    "What predictions depend on: stamps of the model's files and the cache's tables, and `settings`."
+    "What predictions depend on: the model's files, the cache's tables, and `settings`."
     model = {}
     for path in sorted(Path(model_folder).iterdir()):
         if path.is_file(): model[path.name] = _stamp(path)
@@ -319,7 +319,7 @@ def write_case_rows(
         lines.append(line | row)
     write_lines(path, lines)
 
-# %% ../../nbs/evaluation/00_predictions.ipynb #c8d4d8b5
+# %% ../../nbs/evaluation/00_predictions.ipynb #f2504ee7
 UNDEFINED = "undefined: none of the cases has what it is a share of"
 NEEDED = (
     "torch", "transformers", "numpy", "scipy", "scikit-learn", "sacrebleu", "rouge-score", "nltk")
@@ -327,7 +327,7 @@ OPTIONAL = ("bert-score", "RaTEScore", "radgraph", "green-score")
 
 
 def _versions() -> dict[str, str]:
-    "Of this package, Python, and what scores depend on; optional packages where they are installed."
+    "Of this package, Python, and what scores depend on; optional ones where they are installed."
     versions = {"hsenet": __version__, "python": platform.python_version()}
     for name in NEEDED: versions[name] = metadata.version(name)
     for name in OPTIONAL:

@@ -15,13 +15,13 @@ import pandas as pd
 
 from .page import ReportError, read_run, shown
 from ..files import read_lines
-from ..metrics.clinical import confusion_counts, micro_f1, presence
+from ..metrics.clinical import confusion_counts, presence
 from hsenet.metrics.questions import (
     abnormality_metrics, exact_hit, major_hit, path_credit, size_in_mm, size_metrics, yes_or_no,
 )
 from ..metrics.retrieval import expected_hits, truth_ranks
-from ..metrics.score import compare_auroc, compare_paired, mean_of
-from ..metrics.text import bleu_counts, bleu_of_counts, rouge
+from ..metrics.score import compare_auroc, compare_paired, mean_of, micro_f1
+from ..metrics.words import bleu_counts, bleu_of_counts, rouge
 
 # %% ../../nbs/evaluation/05_compare.ipynb #02d86d14
 def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:

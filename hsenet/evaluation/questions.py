@@ -20,14 +20,14 @@ from hsenet.evaluation.predictions import (
 )
 from .reports import text_numbers
 from ..files import write_json
-from ..metrics.clinical import micro_f1
 from hsenet.metrics.questions import (
     ANATOMY, OFF_LIST, abnormality_metrics, baseline_answers, exact_hit, major_class, major_hit,
     path_credit, presence_metrics, size_in_mm, size_metrics, template_spread, terms, vqa_metrics,
     yes_or_no,
 )
-from ..metrics.retrieval import bootstrap_interval, interval, resampling_weights
-from ..metrics.score import calibration, interval_of, mean_of
+from hsenet.metrics.score import (
+    bootstrap_interval, calibration, interval, interval_of, mean_of, micro_f1, resampling_weights,
+)
 from ..models.vlm import HSENetVLM
 from ..plots import plot_confusion
 

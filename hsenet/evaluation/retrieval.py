@@ -22,16 +22,17 @@ from ..cache.manifest import one_per_scan, read_manifest
 from ..cache.text import truncate_report
 from ..corpora.table import LABELS
 from hsenet.evaluation.predictions import (
-    EvaluationError, Predictions, in_chunks, load_inputs, load_model, number, plot_numbers,
-    protocol_name, run_key, save_figure, save_metrics, write_case_rows,
+    EvaluationError, Predictions, in_chunks, load_inputs, load_model, plot_numbers,
+    run_key, save_figure, save_metrics, write_case_rows,
 )
 from ..files import write_json
+from ..metrics.probe import PROMPTS, linear_probe, prompt_pairs, zero_shot_scores
 from hsenet.metrics.retrieval import (
-    PROMPTS, auroc, average_precisions, bootstrap_interval, chance_overlap, chance_recall,
-    duplicate_groups, expected_hits, in_order, interval, label_overlap_at_k, label_overlaps,
-    linear_probe, nearest, prompt_pairs, read_embeddings, resampling_weights, right_items,
-    truth_ranks, zero_shot_scores,
+    chance_recall, duplicate_groups, expected_hits, overlap_chance, overlap_scores,
+    retrieval_chance, retrieval_scores, right_items, truth_ranks,
 )
+from ..metrics.score import ScoreError, auroc_scores, resampling_weights, summaries
+from ..metrics.search import in_order, nearest, read_embeddings
 from ..models.clip import VolumeCLIP
 from ..phantoms.reports import zero_shot_prompts
 from ..plots import plot_recall
@@ -50,17 +51,9 @@ def retrieval_numbers(
     device: str = "cpu",
 ) -> dict[str, dict]:
     "R@k and median rank both ways, with chance and intervals by patient."
-    out, n, protocol = {}, len(volumes), "released" if groups is None else "standard"
-    chance = chance_recall(n, ks, (1,) if groups is None else right_items(groups))
-    for way, (a, b) in {"volume to report": (volumes, reports), "report to volume": (reports, volumes)}.items():
-        ranks = truth_ranks(a, b, groups, device=device)
-        for k in ks:
-            hits = expected_hits(ranks, k)
-            out[protocol_name(f"R@{k} {way}", protocol)] = number(hits.mean(), n, protocol, bootstrap_interval(hits, patients), chance=chance[k])
-        places = 1 + ranks.nearer + ranks.tied / (ranks.right + 1)
-        spread = interval(np.array([np.median(np.repeat(places, w)) for w in resampling_weights(patients)]))
-        out[protocol_name(f"median rank {way}", protocol)] = number(float(np.median(places)), n, protocol, spread, chance=(n + 1) / 2)
-    return out
+    scores = retrieval_scores(volumes, reports, groups, ks, device)
+    chance = retrieval_chance(len(volumes), groups, ks)
+    return summaries(scores, patients, {"chance": chance})
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #bd13310f
 def overlap_numbers(
@@ -72,15 +65,12 @@ def overlap_numbers(
     device: str = "cpu",
 ) -> dict[str, dict]:
     "Volume-to-volume retrieval: label overlap in both protocols, with that of random neighbours, and mean average precision."
-    found, chance = average_precisions(volumes, labels, device=device)
-    known = np.isfinite(found)
-    out = {"mean average precision": number(found[known].mean(), int(known.sum()), interval=bootstrap_interval(found[known], np.asarray(patients)[known]), chance=chance[known].mean())} if known.any() else {}
-    for protocol, (v, y) in {"standard": (volumes, labels), "released": every or (volumes, labels)}.items():
-        ours, chance = label_overlap_at_k(v, y, ks, protocol, device=device), chance_overlap(y, ks, protocol)
-        for k in ks:
-            spread = bootstrap_interval(label_overlaps(v, y, k, device), patients) if protocol == "standard" else None
-            out[protocol_name(f"label overlap@{k}", protocol)] = number(ours[k], len(v), protocol, spread, chance=chance[k])
-    return out
+    standard = overlap_scores(volumes, labels, ks, device=device)
+    numbers = summaries(standard, patients, {"chance": overlap_chance(labels, ks)})
+    every_volume, every_label = every or (volumes, labels)
+    released = overlap_scores(every_volume, every_label, ks, "released", device)
+    chance = overlap_chance(every_label, ks, "released")
+    return numbers | summaries(released, baselines={"chance": chance})
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #3ec5976f
 def auroc_numbers(
@@ -92,13 +82,14 @@ def auroc_numbers(
     **baselines: np.ndarray,  # scores (N, L) of something else
 ) -> dict[str, dict]:
     "AUROC per label, and its mean over labels with an interval by patient; baselines are scored by the same code."
-    ours, other = auroc(scores, labels, names), {k: auroc(s, labels, names) for k, s in baselines.items()}
-    if ours["macro"] is None: raise EvaluationError(f"{title}: none of {', '.join(names)} is present in some of the {len(labels)} cases and absent in others")
-    spread = auroc(scores, labels, names, resampling_weights(patients))
-    mean = number(ours["macro"], ours["n"], interval=interval(spread["macro"]), chance=0.5, **{k: o["macro"] for k, o in other.items()})
-    within = lambda name: None if spread["per_label"][name] is None else interval(spread["per_label"][name])
-    return {title: mean} | {f"{title}: {name}": number(value, ours["n"], interval=within(name), chance=0.5, **{k: o["per_label"][name] for k, o in other.items()})
-                            for name, value in ours["per_label"].items()}
+    try:
+        found = auroc_scores(title, scores, labels, names)
+    except ScoreError as e:
+        raise EvaluationError(str(e)) from e
+    beside = {"chance": dict.fromkeys(found, 0.5)}
+    for baseline, its_scores in baselines.items():
+        beside[baseline.replace("_", " ")] = auroc_scores(title, its_scores, labels, names)
+    return summaries(found, patients, beside)
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #e38531d1
 def _embedded(items: Sequence, ids: Sequence[str], encode: Callable, batch_size: int, what: str, store: Predictions | None) -> np.ndarray:
@@ -143,13 +134,13 @@ def _zero_shot(model: VolumeCLIP, tokenizer: Any, volumes: np.ndarray, names: Se
 def _probes(model: VolumeCLIP, data: CLIPDataset, train: Sequence[dict], held_out: Sequence[dict], names: Sequence[str], seed: int, stores: dict[str, Predictions]) -> dict[str, np.ndarray]:
     "(N, L) scores of linear probes on the model's embeddings and on those of the same architecture with random weights."
     columns, scores = [LABELS.index(name) for name in names], {}
-    y, y_held_out = (np.array([r["labels"] for r in records])[:, columns] for records in (train, held_out))
+    y = np.array([r["labels"] for r in train])[:, columns]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         blank = type(model)(model.config).to(model.device).eval()
     for name, m in {"model": model, "random encoder": blank}.items():
         features = embed_volumes(m, data, [*train, *held_out], store=stores[name])
-        scores[name] = linear_probe(features[:len(train)], y, features[len(train):], y_held_out, names)[1]
+        scores[name] = linear_probe(features[:len(train)], y, features[len(train):])
     return scores
 
 # %% ../../nbs/evaluation/01_retrieval.ipynb #62a323a0

@@ -323,7 +323,7 @@ def convert(
     force: Annotated[bool, Option("--force", help="Replace what is in OUTPUT.")] = False,
 ):
     "Turn a released checkpoint into a folder of ours: safetensors, configuration, tokenizer."
-    from hsenet.models import released as checkpoints
+    from hsenet.models import checkpoints
     typer.echo(_call(lambda: checkpoints.convert(source, output, force, keep_names, base, stage1, stage2)))
 
 

@@ -110,12 +110,25 @@ def hard_lines(name: str, source: str) -> list[str]:
             length = node.end_lineno - node.lineno + 1
             if length > FUNCTION_LINES:
                 out.append(f"{name}.{node.name} has {length} lines; {FUNCTION_LINES} are allowed")
-    listed = next((n for n in ast.parse(source).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), None)
-    written_by_nbdev = range(listed.lineno, listed.end_lineno + 1) if listed else ()
+    written_by_nbdev = ()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            written_by_nbdev = range(node.lineno, node.end_lineno + 1)
     for number, line in enumerate(lines, start=1):
         if len(line) > LINE_WIDTH and number not in written_by_nbdev:
             out.append(f"{name}, line {number} has {len(line)} characters; {LINE_WIDTH} are allowed")
     return out
+
+
+def unused_imports(source: str) -> list[str]:
+    "Names that are imported and never used; sorted."
+    tree = ast.parse(source)
+    bound = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return sorted(bound - used)
 
 
 def broken_lines(package: Path = PACKAGE) -> list[str]:

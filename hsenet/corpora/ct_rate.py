@@ -294,12 +294,12 @@ def _read_split(
     )
     return cases[~silent]
 
-# %% ../../nbs/corpora/01_ct_rate.ipynb #d0d9b571
+# %% ../../nbs/corpora/01_ct_rate.ipynb #d7531880
 def read_ct_rate(
     root: str | Path,  # holds `dataset/`
     release: str = "auto",  # `first`, `fixed`, `preprocessed`, or whichever is there
 ) -> pd.DataFrame:
-    """One row per volume, in `CASE_COLUMNS`: split `train` or `validation`, spacing (z, x, y) in mm,
+    """One row per volume, in `CASE_COLUMNS`: split `train` or `validation`, spacing (z, x, y), mm,
     labels 18 × 0 or 1, variants a list of str. Missing values are None.
     Raises `FileNotFoundError`, `CorpusError`."""
     base = dataset_folder(root)

@@ -5,71 +5,117 @@
 # %% auto #0
 __all__ = ['logger', 'assign_split', 'tuning_split']
 
-# %% ../../nbs/corpora/04_splits.ipynb #f1e51096
+# %% ../../nbs/corpora/04_splits.ipynb #8f3f6635
 import logging
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .released import read_released
-from .table import COLUMNS, CorpusError, case_name, read_table, split_names
+from hsenet.corpora.table import (
+    COLUMNS,
+    CorpusError,
+    case_name,
+    foreign_path,
+    listed,
+    read_table,
+    refuse_repeats,
+    split_names,
+)
 
-# %% ../../nbs/corpora/04_splits.ipynb #d7a41280
 logger = logging.getLogger(__name__)
 
-# %% ../../nbs/corpora/04_splits.ipynb #5c5e30ac
+# %% ../../nbs/corpora/04_splits.ipynb #ddb6057e
+def _split_by_patient(cases: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
+    "A share of the patients for training, the others for validation."
+    patients = sorted(cases.patient.unique())
+    drawn = np.random.default_rng(seed).permutation(patients)
+    train = set(drawn[: round(share * len(patients))])
+    return cases.assign(split=np.where(cases.patient.isin(train), "train", "validation"))
+
+
+def _split_by_rows(cases: pd.DataFrame, share: float) -> pd.DataFrame:
+    "The first rows for training, the others for validation."
+    train = np.arange(len(cases)) < int(share * len(cases))
+    cases = cases.assign(split=np.where(train, "train", "validation"))
+    both = cases.groupby("patient").split.nunique().gt(1).sum()
+    if both:
+        message = "split by rows: %d patients are in training and in validation; scores will flatter"
+        logger.warning(message, both)
+    return cases
+
+# %% ../../nbs/corpora/04_splits.ipynb #9dc99700
+def _splits_of_file(path: Path) -> pd.Series:
+    "Split by case, or by the name of its file without the ending. Raises `CorpusError`."
+    if path.suffix == ".json":
+        table, _ = read_released(path)
+    else:
+        table = read_table(path, ["split"])
+        if "case" not in table:
+            table = table.assign(case=_cases_of_paths(table, path))
+    names = table.case.astype(str)
+    refuse_repeats(names, f"{path}:")
+    return split_names(table["split"].set_axis(names), path)
+
+
+def _cases_of_paths(table: pd.DataFrame, path: Path) -> pd.Series:
+    "What the files are called in the column for paths. Raises `CorpusError` without one."
+    columns = [column for column in table.columns if str(column).lower() in COLUMNS["path"]]
+    if not columns:
+        found = listed(table.columns)
+        raise CorpusError(f"{path}: expected a column case, or a path; found {found}")
+    return table[columns[0]].map(_file_name)
+
+
+def _file_name(path: object) -> str:
+    "The name of a file without its ending, fit for a case."
+    return case_name(foreign_path(path).name)
+
+# %% ../../nbs/corpora/04_splits.ipynb #11e59969
+def _split_by_file(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
+    "Splits from a file. Raises `CorpusError` for cases that it doesn't know, or can't tell apart."
+    splits = _splits_of_file(path)
+    names = cases.case
+    if not names.isin(splits.index).any() and "path" in cases:
+        names = names.where(cases.path.isna(), cases.path.map(_file_name))
+    unknown = names[~names.isin(splits.index)]
+    if len(unknown):
+        raise CorpusError(f"{path}: says nothing of {unknown.iloc[0]} ({len(unknown)} cases)")
+    repeats = names[names.duplicated()]
+    if len(repeats):
+        found = f"{repeats.iloc[0]!r} is the name of several files"
+        raise CorpusError(f"{path}: {found}; name the cases instead, in a column case")
+    return cases.assign(split=names.map(splits))
+
+
 def assign_split(
-    cases: pd.DataFrame, # in the order of the corpus's table
-    split: str | Path = "patient", # `patient`, `rows`, or a file: CSV with split, and case or a path; or an authors' manifest
-    share: float = 0.8, # of the patients, or rows, for training
+    cases: pd.DataFrame,  # case and patient, in the order of the corpus's table; path if there is one
+    split: str | Path = "patient",  # `patient`, `rows`, or a CSV or authors' manifest
+    share: float = 0.8,  # of the patients, or rows, for training
     seed: int = 42,
 ) -> pd.DataFrame:
     "`cases` with a column `split` of train and validation. Raises `CorpusError`."
-    if not 0 < share < 1: raise CorpusError(f"share: expected a number between 0 and 1, found {share:g}")
-    if split == "patient":
-        patients = np.random.default_rng(seed).permutation(sorted(cases.patient.unique()))
-        train = set(patients[: round(share * len(patients))])
-        return cases.assign(split=np.where(cases.patient.isin(train), "train", "validation"))
-    if split == "rows":
-        out = cases.assign(split=np.where(np.arange(len(cases)) < int(share * len(cases)), "train", "validation"))
-        both = out.groupby("patient").split.nunique().gt(1).sum()
-        if both: logger.warning("split by rows: %d patients are in training and in validation; scores will flatter", both)
-        return out
-    return _given_split(cases, Path(split))
+    if not 0 < share < 1:
+        raise CorpusError(f"share: expected a number between 0 and 1, found {share:g}")
+    if split == "patient": return _split_by_patient(cases, share, seed)
+    if split == "rows": return _split_by_rows(cases, share)
+    return _split_by_file(cases, Path(split))
 
-# %% ../../nbs/corpora/04_splits.ipynb #70fe1b50
-def _split_table(path: Path) -> pd.Series:
-    "Split by case, or by file name without its ending: of a CSV with `split`, and `case` or a path; or of an authors' manifest. Raises `CorpusError`."
-    if path.suffix == ".json": table = read_released(path)[0]
-    else:
-        table = read_table(path, ["split"])
-        column = "case" if "case" in table else next((c for c in table.columns if str(c).lower() in COLUMNS["path"]), None)
-        if column is None: raise CorpusError(f"{path}: expected a column case, or a path; found {', '.join(map(str, table.columns))}")
-        table = table.assign(case=table[column].astype(str).map(lambda p: p if column == "case" else case_name(PurePosixPath(p.replace("\\", "/")).name)))
-    if repeats := table.case[table.case.duplicated()].tolist(): raise CorpusError(f"{path}: {repeats[0]!r} stands in more than one row ({len(repeats)} repeats); keep one")
-    return split_names(table.set_index("case")["split"], path)
-
-
-def _given_split(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
-    "Splits from a file, by case or by file name. Raises `CorpusError` for cases that it says nothing of, or whose file names aren't their own."
-    table = _split_table(path)
-    names = cases.case if cases.case.isin(table.index).any() or "path" not in cases else cases.case.where(cases.path.isna(), cases.path.map(lambda p: case_name(PurePosixPath(str(p)).name)))
-    if lost := [c for c in names if c not in table.index]: raise CorpusError(f"{path}: says nothing of {lost[0]} ({len(lost)} cases)")
-    if names.duplicated().any(): raise CorpusError(f"{path}: {names[names.duplicated()].iloc[0]!r} is the name of several files; name the cases instead, in a column case")
-    return cases.assign(split=names.map(table))
-
-# %% ../../nbs/corpora/04_splits.ipynb #bace6a22
+# %% ../../nbs/corpora/04_splits.ipynb #15b3411d
 def tuning_split(
     cases: pd.DataFrame,  # with `patient` and `split`
     share: float = 0.05,  # of the training patients, at least one if above 0
     seed: int = 42,
 ) -> pd.DataFrame:
-    "A copy of `cases` in which some training patients have the split `tune`."
-    patients = np.array(sorted(cases.patient[cases.split == "train"].unique()))
-    chosen = np.random.default_rng(seed).permutation(patients)[: int(np.ceil(share * len(patients)))]
-    if share > 0 and len(chosen) >= len(patients):
-        raise CorpusError(f"tuning_split: {share:.0%} of {len(patients)} training patients would leave none to train on")
+    "A copy of `cases` in which some training patients have the split `tune`. Raises `CorpusError`."
+    train = cases.split == "train"
+    patients = np.array(sorted(cases.patient[train].unique()))
+    count = int(np.ceil(share * len(patients)))
+    if share > 0 and count >= len(patients):
+        whose = f"{share:.0%} of {len(patients)} training patients"
+        raise CorpusError(f"tuning_split: {whose} would leave none to train on")
+    chosen = np.random.default_rng(seed).permutation(patients)[:count]
     cases = cases.copy()
-    cases.loc[(cases.split == "train") & cases.patient.isin(chosen), "split"] = "tune"
+    cases.loc[train & cases.patient.isin(chosen), "split"] = "tune"
     return cases

@@ -33,12 +33,13 @@ def cache_settings(config: Config) -> dict:
     tree = config.to_dict()
     return {"volume": tree["volume"], "slices": tree["slices"], "seed": tree["seed"]}
 
-# %% ../../nbs/cache/01_manifest.ipynb #f6d9aa8d
+# %% ../../nbs/cache/01_manifest.ipynb #d239de92
 FOLDERS = ("volumes", "slices", "slice_features")  # an array per case
 
 
 def open_cache(cache: str | Path, config: Config) -> Path:
-    "Make the folder, or check that it was made with the same settings. Raises `FileError`, `PreprocessError`."
+    """Make the folder, or check that it was made with the same settings.
+    Raises `FileError`, `PreprocessError`."""
     cache = Path(cache)
     for name in FOLDERS:
         (cache / name).mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,8 @@ def open_cache(cache: str | Path, config: Config) -> Path:
             changed.append(f"{name} is {found.get(name)}, asked for {value}")
     if changed:
         raise PreprocessError(
-            f"{path}: this cache was made with other settings ({'; '.join(changed)}); choose another folder")
+            f"{path}: this cache was made with other settings ({'; '.join(changed)}); "
+            "choose another folder")
     return cache
 
 
@@ -61,7 +63,8 @@ def _flat_settings(tree: object, path: Path) -> dict:
     whole = isinstance(tree, dict) and "seed" in tree
     if not whole or not all(isinstance(tree.get(group), dict) for group in ("volume", "slices")):
         raise PreprocessError(
-            f"{path}: expected the settings volume, slices and seed; restore it, or choose another folder")
+            f"{path}: expected the settings volume, slices and seed; "
+            "restore it, or choose another folder")
     flat = {"seed": tree["seed"]}
     for group in ("volume", "slices"):
         for name, value in tree[group].items():
@@ -101,7 +104,7 @@ def disk_errors(cache: Path) -> Iterator[None]:
             f"{cache}: stopped, nothing is half written ({e}); make room there and start again, "
             "it goes on from here") from e
 
-# %% ../../nbs/cache/01_manifest.ipynb #838af810
+# %% ../../nbs/cache/01_manifest.ipynb #f9280a4b
 CASE_NAME = re.compile(r"\w[\w.-]*")  # fit to name a file
 PATHS = ("volume", "slices", "slice_features")  # fields of a line that are paths below the cache
 
@@ -110,18 +113,22 @@ def check_record(
     record: dict,  # a line of a manifest
     path: Path,  # of the manifest
 ) -> None:
-    "Raise `DatasetError` unless a line is one of a cache: with a case, a split, and paths inside of the cache."
+    """Raise `DatasetError` unless a line is one of a cache: with a case, a split, and paths inside
+    of the cache."""
     lacking = [field for field in ("case", "split") if field not in record]
     if lacking:
-        raise DatasetError(f"{path}: a line without {' and '.join(lacking)}; run preprocessing again")
+        raise DatasetError(
+            f"{path}: a line without {' and '.join(lacking)}; run preprocessing again")
     case = record["case"]
     if not isinstance(case, str) or not CASE_NAME.fullmatch(case):
-        raise DatasetError(f"{path}: case {str(case)[:100]!r} can't name a file; run preprocessing again")
+        raise DatasetError(
+            f"{path}: case {str(case)[:100]!r} can't name a file; run preprocessing again")
     for field in PATHS:
         value = record.get(field)
         if value is not None and not _is_below(value):
             raise DatasetError(
-                f"{path}: {field} of case {case!r} is {str(value)[:100]!r}; expected a path below {path.parent}")
+                f"{path}: {field} of case {case!r} is {str(value)[:100]!r}; "
+                f"expected a path below {path.parent}")
 
 
 def _is_below(value: object) -> bool:
@@ -149,7 +156,7 @@ def _whole_lines(
     except FileError as e:
         raise DatasetError(f"{e}; run {made_by} again") from e
 
-# %% ../../nbs/cache/01_manifest.ipynb #89b67194
+# %% ../../nbs/cache/01_manifest.ipynb #f5d63bc1
 def read_manifest(
     cache: str | Path,
     split: str,  # train, tune or validation
@@ -160,7 +167,8 @@ def read_manifest(
     subset = [record for record in records if record["split"] == split]
     if not subset:
         splits = sorted({str(record["split"]) for record in records})
-        raise DatasetError(f"{path}: no case of split {split!r}; there are {', '.join(splits) or 'none'}")
+        raise DatasetError(
+            f"{path}: no case of split {split!r}; there are {', '.join(splits) or 'none'}")
     bare = [record["case"] for record in subset if not record.get("slice_features")]
     if bare:
         raise DatasetError(
@@ -169,7 +177,8 @@ def read_manifest(
     for record in subset:
         for field in ("volume", "findings"):
             if record.get(field) is None:
-                raise DatasetError(f"{path}: case {record['case']} has no {field}; run preprocessing again")
+                raise DatasetError(
+                    f"{path}: case {record['case']} has no {field}; run preprocessing again")
     return subset
 
 # %% ../../nbs/cache/01_manifest.ipynb #83f94ca5
@@ -198,7 +207,7 @@ def write_questions(
     write_json(cache / "templates.json", templates or {})
     return write_lines(cache / "questions.jsonl", rows)
 
-# %% ../../nbs/cache/01_manifest.ipynb #b45e317a
+# %% ../../nbs/cache/01_manifest.ipynb #b7e79319
 def read_questions(cache: str | Path) -> list[dict]:
     "All questions of a cache. Raises `FileNotFoundError`, `DatasetError`."
     path = Path(cache) / "questions.jsonl"
@@ -206,5 +215,6 @@ def read_questions(cache: str | Path) -> list[dict]:
     for row in rows:
         lacking = [field for field in ("case", "task", "answer") if field not in row]
         if lacking:
-            raise DatasetError(f"{path}: a line without {' and '.join(lacking)}; run preprocessing again")
+            raise DatasetError(
+                f"{path}: a line without {' and '.join(lacking)}; run preprocessing again")
     return rows

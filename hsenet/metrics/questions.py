@@ -109,14 +109,14 @@ def class_report(matrix: np.ndarray) -> dict[str, dict]:
         }
     return report
 
-# %% ../../nbs/metrics/09_questions.ipynb #9a13114a
+# %% ../../nbs/metrics/09_questions.ipynb #b7425635
 def vqa_metrics(
     predictions: Sequence[str],
     answers: Sequence[str],  # anatomy paths; the first step is one of `ANATOMY`
     protocol: str = "standard",  # or `released`
 ) -> dict:
-    """`{protocol, n, major_class, exact_match, macro, macro_exact, path_credit, by_depth, n_classes,
-    empty, off_list, per_class, confusion}`; fractions."""
+    """`{protocol, n, major_class, exact_match, macro, macro_exact, path_credit, by_depth,
+    n_classes, empty, off_list, per_class, confusion}`; fractions."""
     if protocol not in PROTOCOLS:
         raise VQAMetricError(f"protocol: expected 'standard' or 'released', found {protocol!r}")
     scores = location_scores(predictions, answers)

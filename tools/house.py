@@ -20,7 +20,7 @@ FLOORS = [  # a floor may import what is below it, and its own rooms
     ("metrics",),
     ("training",),
     ("evaluation",),
-    ("inference", "cli"),
+    ("inference", "options", "cli"),
 ]
 GROUND = FLOORS[0]
 APART = {  # floors that stand on the ground alone, and the rooms between that they may use all the same

@@ -24,55 +24,72 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..config import Config, override
+from ..files import read_json, write_text
 
 # %% ../../nbs/training/04_launch.ipynb #32270de3
 class LaunchError(RuntimeError):
     "A call that can't be sent to other processes, or that failed there."
 
 # %% ../../nbs/training/04_launch.ipynb #240bbba2
-def _pack(x: Any) -> Any:
+def _pack(value: Any) -> Any:
     "Paths and configurations as marked JSON. Raises `LaunchError` for what JSON can't hold."
-    if isinstance(x, Config): return {"$config": x.to_dict()}
-    if isinstance(x, Path): return {"$path": str(x)}
-    if isinstance(x, (list, tuple)): return [_pack(v) for v in x]
-    if isinstance(x, dict) and all(isinstance(k, str) for k in x): return {k: _pack(v) for k, v in x.items()}
-    if x is None or isinstance(x, (str, int, float, bool)): return x
-    raise LaunchError(f"an argument of type {type(x).__name__} can't go to other processes; expected text, numbers, paths, configurations, or lists of them, or a dict of them by names")
+    if isinstance(value, Config): return {"$config": value.to_dict()}
+    if isinstance(value, Path): return {"$path": str(value)}
+    if isinstance(value, (list, tuple)): return [_pack(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _pack(item) for name, item in value.items()}
+    if value is None or isinstance(value, (str, int, float, bool)): return value
+    raise LaunchError(
+        f"an argument of type {type(value).__name__} can't go to other processes; expected text, "
+        "numbers, paths, configurations, or lists of them, or a dict of them by names"
+    )
 
 
-def _unpack(x: Any) -> Any:
-    "The way back."
-    if isinstance(x, list): return [_unpack(v) for v in x]
-    if not isinstance(x, dict): return x
-    if set(x) == {"$path"}: return Path(x["$path"])
-    if set(x) == {"$config"}: return override(Config(), **x["$config"])
-    return {k: _unpack(v) for k, v in x.items()}
+def _unpack(value: Any) -> Any:
+    "The way back; tuples come back as lists."
+    if isinstance(value, list): return [_unpack(item) for item in value]
+    if not isinstance(value, dict): return value
+    if set(value) == {"$path"}: return Path(value["$path"])
+    if set(value) == {"$config"}: return override(Config(), **value["$config"])
+    return {name: _unpack(item) for name, item in value.items()}
 
 # %% ../../nbs/training/04_launch.ipynb #9c052636
 def save_call(path: str | Path, function: Callable, /, *args, **kwargs) -> Path:
     "Write a call as JSON, for `python -m hsenet.training.launch PATH` under torchrun; gives the path."
-    if "<" in function.__qualname__ or "." in function.__qualname__ or function.__module__ == "__main__":
-        raise LaunchError(f"{function.__qualname__} can't be found by other processes; use a function of an importable module, such as hsenet.training.stages.train_stage1")
-    content = {"function": f"{function.__module__}:{function.__qualname__}", "args": _pack(args), "kwargs": _pack(kwargs)}
-    Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return Path(path)
+    name, module = function.__qualname__, function.__module__
+    if "<" in name or "." in name or module == "__main__":
+        raise LaunchError(
+            f"{name} can't be found by other processes; use a function of an importable module, "
+            "such as hsenet.training.stages.train_stage1"
+        )
+    call = {"function": f"{module}:{name}", "args": _pack(args), "kwargs": _pack(kwargs)}
+    return write_text(path, json.dumps(call, indent=1))
 
-
+# %% ../../nbs/training/04_launch.ipynb #1905d371
 def run_call(path: str | Path) -> Any:
-    "Make a saved call; rank 0 writes what it returns beside the file. Raises `LaunchError` if JSON can't hold that."
-    call = json.loads(Path(path).read_text(encoding="utf-8"))
+    "Make a saved call; rank 0 writes what it returns beside the file. Raises `LaunchError`."
+    call = read_json(path, "save_call writes it")
     module, _, name = call["function"].partition(":")
-    result = getattr(importlib.import_module(module), name)(*_unpack(call["args"]), **_unpack(call["kwargs"]))
+    function = getattr(importlib.import_module(module), name)
+    result = function(*_unpack(call["args"]), **_unpack(call["kwargs"]))
     if dist.is_initialized(): dist.destroy_process_group()
-    try: packed = json.dumps(_pack(result))
-    except LaunchError as e: raise LaunchError(f"{call['function']} went through, but what it returns, a {type(result).__name__}, can't be sent back; let it return paths or numbers") from e
-    if os.environ.get("RANK", "0") == "0": Path(path).with_suffix(".result").write_text(packed)
+    try:
+        packed = _pack(result)
+    except LaunchError as e:
+        raise LaunchError(
+            f"{call['function']} went through, but what it returns, a {type(result).__name__}, "
+            "can't be sent back; let it return paths or numbers"
+        ) from e
+    if os.environ.get("RANK", "0") == "0":
+        write_text(Path(path).with_suffix(".result"), json.dumps(packed))
     return result
 
 # %% ../../nbs/training/04_launch.ipynb #a94c25e3
-def _die_with_parent():
+def _die_with_parent() -> None:
     "Runs in the child: SIGTERM when the parent dies (Linux)."
-    if sys.platform == "linux": ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if sys.platform != "linux": return
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def run_group(
@@ -81,13 +98,28 @@ def run_group(
     env: dict[str, str] | None = None,
 ) -> int:
     "Run a command in a process group that ends with the call; gives its exit status."
-    with log.open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, start_new_session=True, preexec_fn=_die_with_parent)
-        try: return process.wait()
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        try:
+            return process.wait()
         finally:
-            try: os.killpg(process.pid, signal.SIGTERM)
-            except ProcessLookupError: pass
-            process.wait()
+            _end_group(process)
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    "End what is left of a process and of those that it started."
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+    except ProcessLookupError:  # nothing is left
+        pass
+    process.wait()
 
 # %% ../../nbs/training/04_launch.ipynb #c54f3e5d
 def launch(
@@ -97,22 +129,39 @@ def launch(
     processes: int = 1,  # on this machine; 0: one per GPU
     **kwargs,
 ) -> Any:  # what `function` returns (in the first process)
-    "Call `function`, in this process or in several. Raises `LaunchError` with the end of the log if any of them fails."
+    "Call `function`, in this process or in several. Raises `LaunchError` with the log's end."
     processes = processes or max(1, torch.cuda.device_count())
     if processes == 1: return function(*args, **kwargs)
     folder = Path(tempfile.mkdtemp(prefix="hsenet_launch_"))
-    call, log = save_call(folder / "call.json", function, *args, **kwargs), folder / "log.txt"
-    threads = max(1, len(os.sched_getaffinity(0)) // processes)
-    env = os.environ | {"OMP_NUM_THREADS": str(threads)} | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", "hsenet.training.launch", str(call)]
-    if status := run_group(command, log, env):
-        raise LaunchError(f"{function.__name__} failed in {processes} processes (status {status}); the log is {log}, its end:\n{log.read_text(errors='replace')[-3000:]}")
-    result = _unpack(json.loads(call.with_suffix(".result").read_text()))
+    call = save_call(folder / "call.json", function, *args, **kwargs)
+    log = folder / "log.txt"
+    status = run_group(_torchrun(call, processes), log, _environment(processes))
+    if status:
+        end_of_log = log.read_text(errors="replace")[-3000:]
+        raise LaunchError(
+            f"{function.__name__} failed in {processes} processes (status {status}); "
+            f"the log is {log}, its end:\n{end_of_log}"
+        )
+    result = _unpack(read_json(call.with_suffix(".result")))
     shutil.rmtree(folder)
     return result
+
+
+def _torchrun(call: Path, processes: int) -> list[str]:
+    "The command that makes a saved call in several processes of this machine."
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*torchrun, f"--nproc_per_node={processes}", "-m", "hsenet.training.launch", str(call)]
+
+
+def _environment(processes: int) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0))
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    if not torch.cuda.is_available(): environment["ACCELERATE_USE_CPU"] = "true"
+    return environment
 
 # %% ../../nbs/training/04_launch.ipynb #77ce98a8
 if __name__ == "__main__" and "RANK" in os.environ:  # under torchrun; a notebook is `__main__` too
     from hsenet.training import launch as importable
-    _die_with_parent()  # torchrun gives each worker a group of its own
-    record(importable.run_call)(sys.argv[1])  # the first error ends up at the log's end, however many processes there are
+
+    _die_with_parent()
+    record(importable.run_call)(sys.argv[1])

@@ -26,7 +26,8 @@ from ..cache.manifest import DatasetError, read_manifest
 from ..cache.text import load_tokenizer, train_tokenizer, wordings
 from ..metrics.retrieval import recall_at_k
 from ..models.branches import find_branch
-from ..models.released import load_clip, to_released
+from ..models.checkpoints import load_clip
+from ..models.released import to_released
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
 from ..models.vlm import HSENetVLM, build_vlm, check_same_branches
 from .folder import TrainingError, finished, model_folder, open_run, weights_id

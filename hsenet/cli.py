@@ -334,8 +334,9 @@ def evaluate_mrg(
 ):
     "Generated reports: text and clinical metrics."
     from hsenet.evaluation import reports
+    from hsenet.metrics.text import named_scores
 
-    scores = reports.named_scores(learned or [])
+    scores = named_scores(learned or [])
     checkpoint = _checkpoint(model, "mrg")
     metrics = reports.evaluate_mrg(
         checkpoint, cache, output, split, labeler=labeler, learned=scores
@@ -353,9 +354,10 @@ def evaluate_vqa(
     learned: Learned = None,
 ):
     "Answers to questions."
-    from hsenet.evaluation import questions, reports
+    from hsenet.evaluation import questions
+    from hsenet.metrics.text import named_scores
 
-    scores = reports.named_scores(learned or [])
+    scores = named_scores(learned or [])
     checkpoint = _checkpoint(model, "vqa")
     metrics = questions.evaluate_vqa(
         checkpoint, cache, output, split, task=task, learned=scores

@@ -460,9 +460,9 @@ def convert(
     force: Force = False,
 ):
     "Turn a released checkpoint into a folder of ours: safetensors, configuration, tokenizer."
-    from hsenet.models import released
+    from hsenet.models import checkpoints
 
-    typer.echo(released.convert(source, output, force, keep_names, base, stage1, stage2))
+    typer.echo(checkpoints.convert(source, output, force, keep_names, base, stage1, stage2))
 
 # %% ../nbs/05_cli.ipynb #eee06434
 @app.command()

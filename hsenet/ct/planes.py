@@ -125,7 +125,8 @@ class Tally:
         self.used_planes = set(used[0].tolist())
         self.every_pixel = len(used[1]) == shape[1] and len(used[2]) == shape[2]
         self.sample = []  # pixels of some planes
-        self.lowest, self.highest = math.inf, -math.inf
+        self.lowest = math.inf
+        self.highest = -math.inf
         self.highest_pixels = None  # (x, y), along z
         self.occupied = np.zeros(shape[0], bool)  # does a plane hold anything above the floor?
 

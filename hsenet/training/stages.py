@@ -33,8 +33,8 @@ from ..config import Config, StageConfig
 from ..files import checksum
 from ..metrics.retrieval import recall_at_k
 from ..models.branches import find_branch
+from ..models.checkpoints import load_clip
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
-from ..models.released import load_clip
 from ..models.vlm import HSENetVLM, build_vlm, check_same_branches
 from .folder import TrainingError, finished, model_folder, open_run, weights_id
 from .loop import Task, fit

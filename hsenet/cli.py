@@ -124,8 +124,8 @@ def preprocess(
     workers: Workers = None,
     scheduler: Scheduler = None,
 ):
-    """Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what is \
-done already is kept."""
+    """Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what \
+is done already is kept."""
     from hsenet.cache.preprocess import preprocess_corpus
 
     folder = preprocess_corpus(
@@ -334,8 +334,9 @@ def evaluate_mrg(
 ):
     "Generated reports: text and clinical metrics."
     from hsenet.evaluation import reports
+    from hsenet.metrics.text import named_scores
 
-    scores = reports.named_scores(learned or [])
+    scores = named_scores(learned or [])
     checkpoint = _checkpoint(model, "mrg")
     metrics = reports.evaluate_mrg(
         checkpoint, cache, output, split, labeler=labeler, learned=scores
@@ -353,9 +354,10 @@ def evaluate_vqa(
     learned: Learned = None,
 ):
     "Answers to questions."
-    from hsenet.evaluation import questions, reports
+    from hsenet.evaluation import questions
+    from hsenet.metrics.text import named_scores
 
-    scores = reports.named_scores(learned or [])
+    scores = named_scores(learned or [])
     checkpoint = _checkpoint(model, "vqa")
     metrics = questions.evaluate_vqa(
         checkpoint, cache, output, split, task=task, learned=scores
@@ -458,9 +460,9 @@ def convert(
     force: Force = False,
 ):
     "Turn a released checkpoint into a folder of ours: safetensors, configuration, tokenizer."
-    from hsenet.models import released
+    from hsenet.models import checkpoints
 
-    typer.echo(released.convert(source, output, force, keep_names, base, stage1, stage2))
+    typer.echo(checkpoints.convert(source, output, force, keep_names, base, stage1, stage2))
 
 # %% ../nbs/05_cli.ipynb #eee06434
 @app.command()

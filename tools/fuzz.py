@@ -184,84 +184,137 @@ def changed(path: Path, rng, read):
         path.write_bytes(good)
 
 
+def files_below(root: Path, *suffixes: str) -> list[Path]:
+    "Files of some kinds below a folder, in a fixed order."
+    return sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in suffixes)
+
+
+def one_of(things: list, rng): return things[rng.integers(len(things))]
+
+
 def tables(work: Path, rng):
+    "Tables of CT-RATE and RadGenome-ChestCT."
+    from hsenet.cache.preprocess import check_cases
     from hsenet.corpora.ct_rate import read_ct_rate
     from hsenet.corpora.radgenome import read_questions
-    from hsenet.cache.preprocess import check_cases
     root = corpus(work)
-    paths = sorted(p for p in root.rglob("*") if p.suffix in (".csv", ".txt"))
+
     def read():
         check_cases(read_ct_rate(root))
-        for split in ("train", "validation"): read_questions(root, split)
-    changed(paths[rng.integers(len(paths))], rng, read)
+        for split in ("train", "validation"):
+            read_questions(root, split)
+
+    changed(one_of(files_below(root, ".csv", ".txt"), rng), rng, read)
 
 
 def jsons(work: Path, rng):
-    from hsenet.config import preset
-    from hsenet.corpora.radgenome import read_templates
+    "What a cache says of itself, and question templates."
     from hsenet.cache.datasets import CLIPDataset
     from hsenet.cache.manifest import open_cache
     from hsenet.cache.preprocess import preprocess_corpus, read_journal
+    from hsenet.config import preset
+    from hsenet.corpora.radgenome import read_templates
     from hsenet.files import read_lines
-    root, config = corpus(work), preset("mini")
-    if not (work / "cache").is_dir(): preprocess_corpus(root, config, work / "cache", workers=0, progress=False)
-    paths = [*(work / "cache" / n for n in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")), *sorted(root.rglob("*.json"))]
+    root = corpus(work)
+    cache = work / "cache"
+    config = preset("mini")
+    if not cache.is_dir(): preprocess_corpus(root, config, cache, workers=0, progress=False)
+
     def read():
-        open_cache(work / "cache", config), read_journal(work / "cache"), read_templates(root), read_lines(work / "cache/manifest.jsonl")
-        CLIPDataset(work / "cache", "train")[0]
-    changed(paths[rng.integers(len(paths))], rng, read)
+        open_cache(cache, config)
+        read_journal(cache)
+        read_templates(root)
+        read_lines(cache / "manifest.jsonl")
+        CLIPDataset(cache, "train")[0]
+
+    paths = [cache / name for name in ("manifest.jsonl", "journal.jsonl", "preprocess.yaml")]
+    changed(one_of([*paths, *files_below(root, ".json")], rng), rng, read)
 
 
 def zips(work: Path, rng):
+    "An archive."
     from hsenet.corpora.archives import unpack
     good = work / "good.zip"
     if not good.is_file():
-        with zipfile.ZipFile(good, "w", zipfile.ZIP_DEFLATED) as z:
-            for i in range(3): z.writestr(f"CT{i}/ct/a{i}.txt", "some text " * 50 * i)
-    (work / "a.zip").write_bytes(mutate(good.read_bytes(), rng, rng.random() < 0.3, head=200))
-    try: unpack(work / "a.zip", work / "unpacked" / "here", most=1)
-    finally: shutil.rmtree(work / "unpacked", ignore_errors=True)
+        with zipfile.ZipFile(good, "w", zipfile.ZIP_DEFLATED) as archive:
+            for i in range(3):
+                archive.writestr(f"CT{i}/ct/a{i}.txt", "some text " * 50 * i)
+    as_text = rng.random() < 0.3
+    (work / "a.zip").write_bytes(mutate(good.read_bytes(), rng, as_text, head=200))
+    try:
+        unpack(work / "a.zip", work / "unpacked" / "here", most=1)
+    finally:
+        shutil.rmtree(work / "unpacked", ignore_errors=True)
     outside = {p.name for p in work.iterdir()} - {"good.zip", "a.zip"}
     if outside: raise AssertionError(f"unpacked outside of its folder: {outside}")
 
 
 def examples(work: Path) -> dict[str, Path]:
     "Phantoms in every layout but archives."
-    from hsenet.config import preset
     from hsenet.phantoms.layouts import EXAMPLES, write_example
-    phantom = preset("mini", **{"phantom.n_train": 3, "phantom.n_valid": 2}).phantom
-    names = [n for n in EXAMPLES if n != "bimcv_original"]
-    return {n: work / n if (work / n).is_dir() else write_example(work / n, n, phantom, workers=1, progress=False) for n in names}
+    roots = {name: work / name for name in EXAMPLES if name != "bimcv_original"}
+    for name, root in roots.items():
+        if not root.is_dir(): write_example(root, name, few_phantoms(), workers=1, progress=False)
+    return roots
+
+
+def split_file(work: Path, root: Path) -> Path:
+    "A split of a corpus as a table: every second case for training."
+    from hsenet.corpora.layouts import read_corpus
+    path = work / "split.csv"
+    if not path.is_file():
+        lines = ["case,split"]
+        for i, case in enumerate(read_corpus(root).case):
+            lines.append(f"{case},{'train' if i % 2 else 'valid'}")
+        path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def layouts(work: Path, rng):
     "Tables, manifests and split files of corpora other than CT-RATE."
-    from hsenet.corpora.layouts import read_corpus, read_corpus_questions
     from hsenet.cache.preprocess import check_cases
-    roots, split = examples(work), work / "split.csv"
-    if not split.is_file(): split.write_text("case,split\n" + "".join(f"{c},{'train' if i % 2 else 'valid'}\n" for i, c in enumerate(read_corpus(roots["bimcv"]).case)))
-    name = ["bimcv", "folder", "dicom", "released", "radgenome"][rng.integers(5)]
-    paths = sorted(p for p in roots[name].rglob("*") if p.suffix in (".csv", ".json")) + [split] * (name == "bimcv")
-    how = {"split": [split, "rows", "patient"][rng.integers(3)]} if name == "bimcv" else {}
+    from hsenet.corpora.layouts import read_corpus, read_corpus_questions
+    roots = examples(work)
+    split = split_file(work, roots["bimcv"])
+    name = one_of(["bimcv", "folder", "dicom", "released", "radgenome"], rng)
+    root = roots[name]
+    paths = files_below(root, ".csv", ".json")
+    options = {}
+    if name == "bimcv":
+        paths.append(split)
+        options["split"] = one_of([split, "rows", "patient"], rng)
+
     def read():
-        cases = read_corpus(roots[name], **how)
-        check_cases(cases), read_corpus_questions(roots[name])
-        if outside := [p for p in cases.path if not Path(p).resolve().is_relative_to(work.resolve())]: raise AssertionError(f"reads outside of the corpus: {outside[0]}")
-    changed(paths[rng.integers(len(paths))], rng, read)
+        cases = read_corpus(root, **options)
+        check_cases(cases)
+        read_corpus_questions(root)
+        for path in cases.path:
+            if not Path(path).resolve().is_relative_to(work.resolve()):
+                raise AssertionError(f"reads outside of the corpus: {path}")
+
+    changed(one_of(paths, rng), rng, read)
 
 
 def checks(work: Path, rng):
     "Any file of any layout changed: the check says so, or sees nothing, and goes on to the end."
     from hsenet.corpora.check import check_corpus
-    roots = examples(work)
-    root = roots[list(roots)[rng.integers(len(roots))]]
-    paths = sorted(p for p in root.rglob("*") if p.is_file() and p.suffix in (".csv", ".json", ".txt", ".gz", ".dcm") and p.name != "phantom.json")
-    texts = [p for p in paths if p.suffix in (".csv", ".json", ".txt")]
-    path = texts[rng.integers(len(texts))] if rng.random() < 0.7 else paths[rng.integers(len(paths))]
+    root = one_of(list(examples(work).values()), rng)
+    texts = [p for p in files_below(root, ".csv", ".json", ".txt") if p.name != "phantom.json"]
+    volumes = files_below(root, ".gz", ".dcm")
+    path = one_of(texts if rng.random() < 0.7 else [*texts, *volumes], rng)
     changed(path, rng, lambda: str(check_corpus(root, sample=2)))
 
 
-KINDS = {"nifti": nifti, "gzip": gz, "dicom": dicom, "csv": tables, "json": jsons, "zip": zips, "layouts": layouts, "check": checks}
+KINDS = {
+    "nifti": nifti,
+    "gzip": gz,
+    "dicom": dicom,
+    "csv": tables,
+    "json": jsons,
+    "zip": zips,
+    "layouts": layouts,
+    "check": checks,
+}
 
 
 # --- running --------------------------------------------------------------------------------------------------------
@@ -278,58 +331,82 @@ def ours() -> tuple[type, ...]:
 
 def memory(key: str) -> float:
     "A line of /proc/self/status in GiB."
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)) / 2**20
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = [line for line in lines if line.startswith(key)][0]
+    return int(found.split()[1]) / 2**20
 
 
 def one(kind: str, number: int, work: Path, errors: tuple[type, ...]) -> dict:
     "The outcome of one input."
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far
-    held, start = memory("VmRSS"), time.perf_counter()
+    held = memory("VmRSS")
+    start = time.perf_counter()
     signal.alarm(SECONDS)
-    try: KINDS[kind](work, np.random.default_rng([zlib.crc32(kind.encode()), number])); end = "result"
-    except errors as e: end = type(e).__name__
-    except FileNotFoundError as e: end = "FileNotFoundError" if "expected" in str(e) else f"FAILED {e!r}"
-    except Exception as e: end = f"FAILED {type(e).__name__}: {str(e)[:200]} at {traceback.format_exc().splitlines()[-3].strip()}"
+    end = outcome(kind, number, work, errors)
     signal.alarm(0)
     grown = memory("VmHWM") - held
     if grown > GIGABYTES: end = f"FAILED {grown:.2f} GB (then {end})"
-    return {"number": number, "end": end, "seconds": round(time.perf_counter() - start, 3), "gb": round(grown, 3)}
+    seconds = round(time.perf_counter() - start, 3)
+    return {"number": number, "end": end, "seconds": seconds, "gb": round(grown, 3)}
+
+
+def outcome(kind: str, number: int, work: Path, errors: tuple[type, ...]) -> str:
+    "`result`, one of our errors by name, or FAILED and why."
+    rng = np.random.default_rng([zlib.crc32(kind.encode()), number])
+    try:
+        KINDS[kind](work, rng)
+    except errors as e:
+        return type(e).__name__
+    except FileNotFoundError as e:
+        return "FileNotFoundError" if "expected" in str(e) else f"FAILED {e!r}"
+    except Exception as e:
+        place = traceback.format_exc().splitlines()[-3].strip()
+        return f"FAILED {type(e).__name__}: {str(e)[:200]} at {place}"
+    return "result"
 
 
 def worker(kind: str, first: int, n: int):
     "Inputs one after the other, a line for each; the alarm ends this process."
     import logging
     import torch
-    torch.set_num_threads(1), logging.disable(logging.CRITICAL), warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     errors = ours()
     with tempfile.TemporaryDirectory() as work:
-        for number in [-1, *range(first, first + n)]:  # -1: to make the good files and load what is loaded once, not counted
+        print(json.dumps(warm(kind, Path(work), errors)), flush=True)
+        for number in range(first, first + n):
             signal.alarm(0)
-            row = one(kind, number, Path(work), errors) if number >= 0 else warm(kind, Path(work), errors)
-            print(json.dumps(row), flush=True)
+            print(json.dumps(one(kind, number, Path(work), errors)), flush=True)
 
 
 def warm(kind: str, work: Path, errors: tuple[type, ...]) -> dict:
-    "Some inputs without limits."
+    "Some inputs without limits, to make the good files and load what is loaded once; not counted."
     for number in range(10**6, 10**6 + 8):
-        try: KINDS[kind](work, np.random.default_rng(number))
-        except Exception: continue
+        try:
+            KINDS[kind](work, np.random.default_rng(number))
+        except Exception:
+            continue
     return {"number": -1}
 
 
 def run_kind(kind: str, first: int, n: int) -> list[dict]:
     "All inputs of a kind; a worker that died is started again after the input that killed it."
-    rows, stop = [], first + n
+    rows = []
+    stop = first + n
     while first < stop:
-        command = [sys.executable, __file__, "--worker", kind, "--first", str(first), "--n", str(stop - first)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, __file__, "--worker", kind]
+        command += ["--first", str(first), "--n", str(stop - first)]
+        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        env = os.environ | threads | {"PYTHONPATH": str(ROOT)}
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT)
         new = [json.loads(line) for line in process.stdout.splitlines()]
         if not new: raise SystemExit(f"{kind}: the worker didn't start (status {process.returncode})")
         rows += new[1:]
         first = max(first, new[-1]["number"] + 1)
         if first < stop:
-            why = f"more than {SECONDS} s" if process.returncode == -signal.SIGALRM else f"the process died ({process.returncode})"
+            late = process.returncode == -signal.SIGALRM
+            why = f"more than {SECONDS} s" if late else f"the process died ({process.returncode})"
             rows.append({"number": first, "end": f"FAILED {why}", "seconds": SECONDS, "gb": 0})
             first += 1
     return rows
@@ -344,19 +421,38 @@ def main():
     parser.add_argument("--worker", choices=list(KINDS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker: return worker(args.worker, args.first, args.n)
-    results, bad = {}, []
+    results = {}
+    failures = []
     for kind in args.kinds:
         rows = run_kind(kind, args.first, args.n)
-        bad += [{"kind": kind, **r} for r in rows if r["end"].startswith("FAILED")]
-        ends = Counter("FAILED" if r["end"].startswith("FAILED") else r["end"] for r in rows)
-        results[kind] = {"n": len(rows), "ends": dict(ends), "slowest_s": max(r["seconds"] for r in rows), "most_gb": max(r["gb"] for r in rows)}
+        failures += [{"kind": kind, **row} for row in rows if row["end"].startswith("FAILED")]
+        results[kind] = summary(rows)
         print(kind, json.dumps(results[kind]), flush=True)
-    facts = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": f"{platform.machine()}, {os.cpu_count()} cores", "n": sum(r["n"] for r in results.values()), "kinds": results, "failed": bad}
+    facts = {
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "n": sum(result["n"] for result in results.values()),
+        "kinds": results,
+        "failed": failures,
+    }
     args.output.mkdir(parents=True, exist_ok=True)
     (args.output / "fuzz.json").write_text(json.dumps(facts, indent=1) + "\n")
-    for b in bad[:20]: print(f"{b['kind']} {b['number']}: {b['end']}")
-    print(f"{facts['n']:,} inputs, {len(bad)} failed")
-    return 1 if bad else 0
+    for failure in failures[:20]:
+        print(f"{failure['kind']} {failure['number']}: {failure['end']}")
+    print(f"{facts['n']:,} inputs, {len(failures)} failed")
+    return 1 if failures else 0
 
 
-if __name__ == "__main__": sys.exit(main())
+def summary(rows: list[dict]) -> dict:
+    "How the inputs of one kind ended."
+    ends = Counter("FAILED" if row["end"].startswith("FAILED") else row["end"] for row in rows)
+    return {
+        "n": len(rows),
+        "ends": dict(ends),
+        "slowest_s": max(row["seconds"] for row in rows),
+        "most_gb": max(row["gb"] for row in rows),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

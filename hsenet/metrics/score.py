@@ -393,7 +393,7 @@ def compare_paired(
     return {"a": float(score(x.sum(0))[0]), "b": float(score(y.sum(0))[0]), "difference": float(found), "interval": list(interval(spread)),
             "p_value": float((1 + beyond.sum()) / (1 + resamples)), "effect": float(found / deviation) if deviation else None, "n": len(x), "n_groups": len(set(groups))}
 
-# %% ../../nbs/metrics/00_score.ipynb #911f67a7
+# %% ../../nbs/metrics/00_score.ipynb #ea0b220c
 def compare_auroc(
     a: Any,  # (N, L) scores of model A
     b: Any,  # of model B
@@ -402,27 +402,10 @@ def compare_auroc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    "As `compare_paired`, of the macro AUROC over labels that some cases have and some haven't."
-    y = np.asarray(labels).astype(bool)
-    known = y.any(0) & ~y.all(0)
-    if np.shape(a) != np.shape(b) or np.shape(a) != y.shape or len(y) != len(groups) or not known.any():
-        raise ScoreError(f"expected scores of both models for the same cases and labels, some of them present and some absent; found {np.shape(a)}, {np.shape(b)}, {y.shape} and {len(groups)} patients")
-    x, z = (rankdata(np.asarray(s, float)[:, known], axis=0) for s in (a, b))
-    y, (weights, swaps) = y[:, known], _draws(groups, resamples, seed)
-    names = list(range(y.shape[1]))
-    from hsenet.metrics.retrieval import auroc
-    found = (ours := auroc(z, y, names)["macro"]) - (theirs := auroc(x, y, names)["macro"])
-    spread = auroc(z, y, names, weights)["macro"] - auroc(x, y, names, weights)["macro"]
-    swapped = np.mean([_mann_whitney(np.where(swaps == 1, x[:, i], z[:, i]), y[:, i]) - _mann_whitney(np.where(swaps == 1, z[:, i], x[:, i]), y[:, i]) for i in names], axis=0)
-    deviation = float(np.nanstd(spread))
-    return {"a": theirs, "b": ours, "difference": found, "interval": list(interval(spread)), "p_value": float((1 + (np.abs(swapped) >= abs(found) - 1e-12).sum()) / (1 + resamples)),
-            "effect": found / deviation if deviation else None, "n": len(y), "n_groups": len(set(groups))}
-
-
-def _mann_whitney(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
-    "(R, N) scores → (R,) AUROC of one label."
-    n1 = label.sum()
-    return (rankdata(scores, axis=1)[:, label].sum(1) - n1 * (n1 + 1) / 2) / (n1 * (len(label) - n1))
+    "As `compare`, of the macro AUROC over labels that some cases have and some haven't."
+    names = [str(i) for i in range(np.shape(labels)[1])]
+    pair = [auroc_scores("AUROC", scores, labels, names)["AUROC"] for scores in (a, b)]
+    return compare(*pair, groups, resamples, seed)
 
 # %% ../../nbs/metrics/00_score.ipynb #3c78d045
 def bootstrap_interval(

@@ -124,8 +124,8 @@ def preprocess(
     workers: Workers = None,
     scheduler: Scheduler = None,
 ):
-    """Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what is \
-done already is kept."""
+    """Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what \
+is done already is kept."""
     from hsenet.cache.preprocess import preprocess_corpus
 
     folder = preprocess_corpus(
@@ -460,9 +460,9 @@ def convert(
     force: Force = False,
 ):
     "Turn a released checkpoint into a folder of ours: safetensors, configuration, tokenizer."
-    from hsenet.models import released
+    from hsenet.models import checkpoints
 
-    typer.echo(released.convert(source, output, force, keep_names, base, stage1, stage2))
+    typer.echo(checkpoints.convert(source, output, force, keep_names, base, stage1, stage2))
 
 # %% ../nbs/05_cli.ipynb #eee06434
 @app.command()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER', 'PUBLISHED', 'short_names', 'compare', 'CaseScores', 'case_scores', 'compare_cases']
 
-# %% ../../nbs/evaluation/06_compare.ipynb #12ede4be
+# %% ../../nbs/evaluation/06_compare.ipynb #8a44ba13
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +122,7 @@ def _stated_scores(
     scores = finding_scores(presence(predicted, names), presence(true, names), names)
     return {"clinical micro-F1": scores["clinical micro-F1"]}
 
-# %% ../../nbs/evaluation/06_compare.ipynb #4eeb369d
+# %% ../../nbs/evaluation/06_compare.ipynb #7f6cd3be
 def _answer_scores(rows: Sequence[dict], task: str) -> dict[str, Score]:
     "Scores of answers to one kind of question."
     kind = task.partition(", ")[2] or "location"

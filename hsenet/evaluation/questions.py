@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['question_requests', 'yes_probabilities', 'answer_numbers', 'wording_spread', 'evaluate_vqa']
 
-# %% ../../nbs/evaluation/04_questions.ipynb #fdba5886
+# %% ../../nbs/evaluation/04_questions.ipynb #1c70e52c
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def question_requests(
         })
     return asked
 
-# %% ../../nbs/evaluation/04_questions.ipynb #b3702545
+# %% ../../nbs/evaluation/04_questions.ipynb #ebf15ec5
 def yes_probabilities(
     model_folder: str | Path,
     data: QuestionDataset,
@@ -56,13 +56,14 @@ def yes_probabilities(
     found = read_json(path) if path.is_file() else {}
     if found.get("key") != key:
         model, tokenizer = load_model(HSENetVLM, model_folder)
-        probabilities = option_probabilities(model, tokenizer, data, asked, ("Yes.", "No."))
+        options = QUESTIONS["presence"].options  # Yes. and No.
+        probabilities = option_probabilities(model, tokenizer, data, asked, options)
         yes = {question: row[0] for question, row in probabilities.items()}
         found = {"key": key, "p_yes": yes}
         write_json(path, found)
     return [found["p_yes"][item["id"]] for item in asked]
 
-# %% ../../nbs/evaluation/04_questions.ipynb #096cb13f
+# %% ../../nbs/evaluation/04_questions.ipynb #d5ba2e24
 def answer_numbers(
     kind: str,  # of `QUESTIONS`
     rows: Sequence[dict],  # `abnormality`, `answer`, `prediction`, `patient`, and perhaps `p_yes`
@@ -71,21 +72,22 @@ def answer_numbers(
     "Numbers of a kind of question, and what else is worth keeping (classes, calibration)."
     predictions = [row["prediction"] for row in rows]
     answers = [row["answer"] for row in rows]
-    stated = {}
-    if "p_yes" in rows[0]: stated["probabilities"] = [row["p_yes"] for row in rows]
-    scores = QUESTIONS[kind].scores(predictions, answers, **stated)
-    details = QUESTIONS[kind].details(predictions, answers, **stated)
-    blind = baseline_answers(
+    blind_answers = baseline_answers(
         [row["abnormality"] for row in rows],
         [question["abnormality"] for question in training],
         [question["answer"] for question in training])
     baselines = {}
-    for baseline, texts in blind.items():
+    for baseline, texts in blind_answers.items():
         baselines[baseline] = QUESTIONS[kind].scores(texts, answers)
-    if stated: baselines["base rate"] = base_rate_scores(answers)
+    stated = {}
+    if "p_yes" in rows[0]:
+        stated["probabilities"] = [row["p_yes"] for row in rows]
+        baselines["base rate"] = base_rate_scores(answers)
+    scores = QUESTIONS[kind].scores(predictions, answers, **stated)
+    details = QUESTIONS[kind].details(predictions, answers, **stated)
     return summaries(scores, [row["patient"] for row in rows], baselines), details
 
-# %% ../../nbs/evaluation/04_questions.ipynb #5a55f25a
+# %% ../../nbs/evaluation/04_questions.ipynb #a6c1dbea
 def wording_spread(
     model_folder: str | Path,
     data: QuestionDataset,
@@ -112,7 +114,7 @@ def wording_spread(
         hits.append([QUESTIONS[kind].hit(*pair) for pair in zip(answers, true_answers)])
     return template_spread(predictions, hits)
 
-# %% ../../nbs/evaluation/04_questions.ipynb #927e5d28
+# %% ../../nbs/evaluation/04_questions.ipynb #0dad4e4a
 def _word_numbers(
     rows: Sequence[dict],
     training: Sequence[dict],
@@ -127,7 +129,7 @@ def _word_numbers(
         learned=learned,
     )
 
-# %% ../../nbs/evaluation/04_questions.ipynb #c8a8aa74
+# %% ../../nbs/evaluation/04_questions.ipynb #2e170665
 def evaluate_vqa(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,
@@ -151,7 +153,7 @@ def evaluate_vqa(
     asked = question_requests(data, once)
     # predict
     rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
-    if task == "presence":
+    if QUESTIONS[task].options:
         yes = yes_probabilities(model_folder, data, output, asked)
         rows = [row | {"p_yes": p} for row, p in zip(rows, yes)]
     # score

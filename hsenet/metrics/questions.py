@@ -384,7 +384,7 @@ def abnormality_metrics(
         "empty": sum(not terms(prediction) for prediction in predictions),
     }
 
-# %% ../../nbs/metrics/09_questions.ipynb #2586d8f3
+# %% ../../nbs/metrics/09_questions.ipynb #3f5452cb
 @dataclass(frozen=True)
 class QuestionKind:
     "What an evaluation must know of a kind of question."
@@ -393,13 +393,14 @@ class QuestionKind:
     headline: Sequence[str]  # names of scores
     compared: Sequence[str]  # names of scores
     details: Callable[..., dict]  # (predictions, answers) → what isn't a single number
+    options: Sequence[str] = ()  # answers to state probabilities of; the first one's is passed on
 
 
 def location_details(predictions: Sequence[str], answers: Sequence[str]) -> dict:
     "`vqa_metrics` in both protocols."
     return {protocol: vqa_metrics(predictions, answers, protocol) for protocol in PROTOCOLS}
 
-# %% ../../nbs/metrics/09_questions.ipynb #e07a0e13
+# %% ../../nbs/metrics/09_questions.ipynb #35a31bf1
 QUESTIONS = {
     "location": QuestionKind(
         location_scores,
@@ -414,6 +415,7 @@ QUESTIONS = {
         headline=["accuracy", "sensitivity", "specificity", "Brier score"],
         compared=["accuracy"],
         details=presence_metrics,
+        options=["Yes.", "No."],
     ),
     "size": QuestionKind(
         size_scores,

@@ -16,12 +16,26 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, PreTrainedModel, initialization as init
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    PreTrainedModel,
+    initialization as init,
+)
 from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput
 
 from ..config import Config
-from .vit import GuidedViT3D, GuidedViT3DConfig, ViT3D, ViT3DConfig, init_module, vit_config
+from hsenet.models.vit import (
+    GuidedViT3D,
+    GuidedViT3DConfig,
+    ViT3D,
+    ViT3DConfig,
+    init_module,
+    vit_config,
+)
 
 # %% ../../nbs/models/01_clip.ipynb #f566f255
 def contrastive_loss(
@@ -36,7 +50,7 @@ def contrastive_loss(
 
 # %% ../../nbs/models/01_clip.ipynb #8519b1d8
 class _Gather(torch.autograd.Function):
-    "All-gather along the first axis; its gradient is the sum over processes of the gradients of the local part."
+    "All-gather along the first axis; backward sums all processes' gradients of the local part."
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         ctx.rows = len(x)
@@ -48,30 +62,38 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
-        return grad[dist.get_rank() * ctx.rows:][:ctx.rows]
+        first = dist.get_rank() * ctx.rows
+        return grad[first:first + ctx.rows]
 
 
 def gather_features(
     features: Tensor, # (B, P), the same B on every process
 ) -> Tensor: # (processes × B, P)
-    "Features of all processes, in order of rank, with gradient; the features themselves where there is one process."
+    "Features of all processes, in order of rank, with gradient; of one process: the same."
     many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return _Gather.apply(features) if many else features
 
 # %% ../../nbs/models/01_clip.ipynb #af440f0b
 def _toy_gradient(rank: int, world: int, folder: str):
-    "Gradient of the contrastive loss of two linear towers on 8 pairs split over `world` processes; rank 0 saves it."
-    if world > 1: dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    "Gradient of the loss of two linear towers on 8 pairs over `world` processes; rank 0 saves it."
+    if world > 1:
+        meeting = f"file://{folder}/meet"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     generator = torch.Generator().manual_seed(0)
-    a, b, wa, wb = (torch.randn(*s, generator=generator) for s in ((8, 5), (8, 6), (5, 4), (6, 4)))
-    weights = [w.requires_grad_() for w in (wa, wb, torch.tensor(3.0))]
+    images = torch.randn(8, 5, generator=generator)
+    texts = torch.randn(8, 6, generator=generator)
+    image_tower = torch.randn(5, 4, generator=generator).requires_grad_()
+    text_tower = torch.randn(6, 4, generator=generator).requires_grad_()
+    scale = torch.tensor(3.0).requires_grad_()
     mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
-    image, text = (gather_features(F.normalize(x[mine] @ w, dim=-1)) for x, w in ((a, wa), (b, wb)))
-    contrastive_loss(image, text, weights[2]).backward()
-    for w in weights:
-        if world > 1: dist.all_reduce(w.grad)
-        w.grad /= world  # what DDP does
-    if rank == 0: torch.save([w.grad for w in weights], f"{folder}/gradient{world}.pt")
+    image = gather_features(F.normalize(images[mine] @ image_tower, dim=-1))
+    text = gather_features(F.normalize(texts[mine] @ text_tower, dim=-1))
+    contrastive_loss(image, text, scale).backward()
+    gradients = [weight.grad for weight in (image_tower, text_tower, scale)]
+    for gradient in gradients:
+        if world > 1: dist.all_reduce(gradient)
+        gradient /= world  # what DDP does
+    if rank == 0: torch.save(gradients, f"{folder}/gradient{world}.pt")
     if world > 1: dist.destroy_process_group()
 
 # %% ../../nbs/models/01_clip.ipynb #1cab83b4
@@ -81,16 +103,17 @@ def consistency_loss(
     teacher_image: Tensor,
     teacher_text: Tensor,
     scale: Tensor | float,
-    teacher_scale: Tensor | float | None = None, # the frozen model's own scale; None: the same
+    teacher_scale: Tensor | float | None = None, # the frozen model's own; None: the same
 ) -> Tensor:
-    "Mean over both directions of the mean squared difference of logits to a frozen model's: semantic consistency."
-    teacher_scale = scale if teacher_scale is None else teacher_scale
-    logits, target = scale * image @ text.T, teacher_scale * teacher_image @ teacher_text.T
+    "Semantic consistency: mean squared difference of logits to a frozen model's, both directions."
+    if teacher_scale is None: teacher_scale = scale
+    logits = scale * image @ text.T
+    target = teacher_scale * teacher_image @ teacher_text.T
     return (F.mse_loss(logits, target) + F.mse_loss(logits.T, target.T)) / 2
 
 
 def consistency_weight(step: int, weight: float = 0.1, steps: int = 5000) -> float:
-    "The weight of the consistency loss at a step: from `weight` linearly to 0 at `steps`, then 0."
+    "The weight of the consistency loss: from `weight` linearly to 0 at `steps`, then 0."
     return weight * max(0.0, 1 - step / steps) if steps else 0.0
 
 # %% ../../nbs/models/01_clip.ipynb #3ccc3e98
@@ -108,16 +131,26 @@ class VolumeCLIPConfig(PretrainedConfig):
         logit_scale: float = 2.6592, # at the start: ln(1 / 0.07)
         consistency_weight: float = 0.1,
         consistency_steps: int = 5000,
-        text_pooler: bool = False, # keep BERT's pooler, which nothing uses, because a checkpoint has it
+        text_pooler: bool = False, # keep BERT's unused pooler, because a checkpoint has it
         **kwargs,
     ):
         vision = GuidedViT3DConfig if guided else ViT3DConfig
-        self.vision_config = deepcopy(vision_config) if isinstance(vision_config, ViT3DConfig) else vision(**(vision_config or {}))
-        self.text_config = deepcopy(text_config) if isinstance(text_config, BertConfig) else BertConfig(**(text_config or {}))
-        self.guided, self.projection_dim, self.text_pooler = guided, projection_dim, text_pooler
-        self.exp_logit_scale, self.logit_scale = exp_logit_scale, logit_scale
-        self.consistency_weight, self.consistency_steps = consistency_weight, consistency_steps
+        self.vision_config = _own_config(vision, vision_config)
+        self.text_config = _own_config(BertConfig, text_config)
+        self.guided = guided
+        self.projection_dim = projection_dim
+        self.exp_logit_scale = exp_logit_scale
+        self.logit_scale = logit_scale
+        self.consistency_weight = consistency_weight
+        self.consistency_steps = consistency_steps
+        self.text_pooler = text_pooler
         super().__init__(**kwargs)
+
+
+def _own_config(cls: type, config: dict | PretrainedConfig | None) -> PretrainedConfig:
+    "A tower's configuration, from what JSON gives or as a copy of a live one."
+    if isinstance(config, PretrainedConfig): return deepcopy(config)
+    return cls(**(config or {}))
 
 # %% ../../nbs/models/01_clip.ipynb #f44f7278
 @dataclass
@@ -129,7 +162,8 @@ class CLIPOutput(ModelOutput):
     loss: Tensor | None = None # where asked for
 
     @property
-    def logits_per_image(self) -> Tensor: return self.scale * self.image_features @ self.text_features.T
+    def logits_per_image(self) -> Tensor:
+        return self.scale * self.image_features @ self.text_features.T
 
     @property
     def logits_per_text(self) -> Tensor: return self.logits_per_image.T
@@ -137,10 +171,17 @@ class CLIPOutput(ModelOutput):
 # %% ../../nbs/models/01_clip.ipynb #1d90b91d
 class VolumeCLIP(PreTrainedModel):
     "Volumes and reports in one space: stage 1 (plain) or stage 2 (guided by slices)."
-    config_class, base_model_prefix, main_input_name = VolumeCLIPConfig, "clip", "volume"
-    _supports_sdpa, _no_split_modules = True, ["Block", "BertLayer"]
-    released = {"vision": "vision_encoder", "text": "language_encoder",
-                "vision_head": "mm_vision_proj", "text_head": "mm_language_proj"}  # the authors' names for our parts
+    config_class = VolumeCLIPConfig
+    base_model_prefix = "clip"
+    main_input_name = "volume"
+    _supports_sdpa = True
+    _no_split_modules = ["Block", "BertLayer"]
+    released = {  # the authors' names for our parts
+        "vision": "vision_encoder",
+        "text": "language_encoder",
+        "vision_head": "mm_vision_proj",
+        "text_head": "mm_language_proj",
+    }
 
     def __init__(self, config: VolumeCLIPConfig):
         super().__init__(config)
@@ -159,33 +200,63 @@ class VolumeCLIP(PreTrainedModel):
 
     def _apply(self, fn, recurse: bool = True):
         "Moves and casts (`to`, `cuda`, …) take the teacher along."
-        for teacher in self._teacher: teacher._apply(fn, recurse)
+        for teacher in self._teacher:
+            teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def encode_volume(self, volume: Tensor, slice_features: Tensor | None = None) -> Tensor:
-        "(B, 1, D, H, W) in [0, 1], and in stage 2 slice features (B, slices, dim) → (B, P), unit length."
-        if self.config.guided and slice_features is None: raise ValueError("this is a stage-2 (guided) model: encode_volume needs slice_features")
-        tokens = self.vision(volume, slice_features) if self.config.guided else self.vision(volume)
-        return F.normalize(self.vision_head(tokens[:, 0]), dim=-1)
+# %% ../../nbs/models/01_clip.ipynb #a035cc68
+@patch
+def encode_volume(
+    self: VolumeCLIP,
+    volume: Tensor, # (B, 1, D, H, W) in [0, 1]
+    slice_features: Tensor | None = None, # (B, slices, dim), for stage 2
+) -> Tensor: # (B, P), unit length
+    "Features of volumes. Raises `ValueError` where stage 2 gets no slices."
+    inputs = {"volume": volume}
+    if self.config.guided:
+        if slice_features is None:
+            raise ValueError("this is a stage-2 (guided) model: encode_volume needs slice_features")
+        inputs["slice_features"] = slice_features
+    tokens = self.vision(**inputs)
+    return F.normalize(self.vision_head(tokens[:, 0]), dim=-1)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        "Token ids (B, L), CLS first → (B, P), unit length."
-        tokens = self.text(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return F.normalize(self.text_head(tokens[:, 0]), dim=-1)
 
-    def scale(self) -> Tensor:
-        "What similarities are multiplied by: exp(logit_scale), at most 100; or, as released, logit_scale itself."
-        return self.logit_scale.clamp(max=math.log(100)).exp() if self.config.exp_logit_scale else self.logit_scale
+@patch
+def encode_text(
+    self: VolumeCLIP,
+    input_ids: Tensor, # (B, L), CLS first
+    attention_mask: Tensor | None = None,
+) -> Tensor: # (B, P), unit length
+    "Features of reports."
+    encoded = self.text(input_ids=input_ids, attention_mask=attention_mask)
+    return F.normalize(self.text_head(encoded.last_hidden_state[:, 0]), dim=-1)
 
-    def forward(
-        self, volume: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, slice_features: Tensor | None = None,
-        return_loss: bool = False, # of stage 1, or of stage 2 if a teacher is attached
-        step: int = 0, # optimizer steps done, for that loss
-    ) -> CLIPOutput:
-        "Features of both sides, unit length, the scale, and the loss if asked for."
-        out = CLIPOutput(self.encode_volume(volume, slice_features), self.encode_text(input_ids, attention_mask), self.scale())
-        if return_loss: out["loss"] = self.loss(out, self.teach(volume, input_ids, attention_mask, step), step)[0]
-        return out
+# %% ../../nbs/models/01_clip.ipynb #df4cd794
+@patch
+def scale(self: VolumeCLIP) -> Tensor:
+    "What similarities are multiplied by: exp(logit_scale), at most 100; as released, logit_scale."
+    if not self.config.exp_logit_scale: return self.logit_scale
+    return self.logit_scale.clamp(max=math.log(100)).exp()
+
+
+@patch
+def forward(
+    self: VolumeCLIP,
+    volume: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    slice_features: Tensor | None = None,
+    return_loss: bool = False, # of stage 1, or of stage 2 if a teacher is attached
+    step: int = 0, # optimizer steps done, for that loss
+) -> CLIPOutput:
+    "Features of both sides, unit length, the scale, and the loss if asked for."
+    image = self.encode_volume(volume, slice_features)
+    text = self.encode_text(input_ids, attention_mask)
+    output = CLIPOutput(image, text, self.scale())
+    if return_loss:
+        taught = self.teach(volume, input_ids, attention_mask, step)
+        output["loss"] = self.loss(output, taught, step)[0]
+    return output
 
 # %% ../../nbs/models/01_clip.ipynb #05a50909
 AutoConfig.register("hsenet_clip", VolumeCLIPConfig)
@@ -196,7 +267,8 @@ AutoModel.register(VolumeCLIPConfig, VolumeCLIP)
 def from_pretrained(cls: VolumeCLIP, *args, **kwargs) -> VolumeCLIP:
     "As the library's; what was frozen stays frozen."
     model = super(VolumeCLIP, cls).from_pretrained(*args, **kwargs)
-    if isinstance(model, VolumeCLIP) and model.config.text_pooler: model.text.pooler.requires_grad_(False)
+    if isinstance(model, VolumeCLIP) and model.config.text_pooler:
+        model.text.pooler.requires_grad_(False)
     return model
 
 
@@ -212,13 +284,25 @@ def attach_teacher(self: VolumeCLIP, teacher: VolumeCLIP) -> VolumeCLIP:
     self._teacher = [teacher.to(self.device).requires_grad_(False).eval()]
     return self
 
-
+# %% ../../nbs/models/01_clip.ipynb #d16994e5
 @patch
 @torch.no_grad()
-def teach(self: VolumeCLIP, volume: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, step: int = 0) -> CLIPOutput | None:
-    "What the frozen stage-1 model says of a batch; None where there is none or its weight has faded to 0."
-    weight = consistency_weight(step, self.config.consistency_weight, self.config.consistency_steps)
-    return self.teacher(volume, input_ids, attention_mask) if self.teacher is not None and weight > 0 else None
+def teach(
+    self: VolumeCLIP,
+    volume: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    step: int = 0, # optimizer steps done
+) -> CLIPOutput | None: # None where there is no teacher or its weight has faded to 0
+    "What the frozen stage-1 model says of a batch."
+    if self.teacher is None or self._consistency_weight(step) <= 0: return None
+    return self.teacher(volume, input_ids, attention_mask)
+
+
+@patch
+def _consistency_weight(self: VolumeCLIP, step: int) -> float:
+    "The weight of the consistency loss at a step, by this model's settings."
+    return consistency_weight(step, self.config.consistency_weight, self.config.consistency_steps)
 
 # %% ../../nbs/models/01_clip.ipynb #7d51b279
 @patch
@@ -229,51 +313,76 @@ def loss(
     step: int = 0, # optimizer steps done
 ) -> tuple[Tensor, dict[str, Tensor]]: # loss, its parts
     "Contrastive loss over all processes; in stage 2 plus the weighted consistency loss."
-    image, text = gather_features(output["image_features"]), gather_features(output["text_features"])
+    image = gather_features(output["image_features"])
+    text = gather_features(output["text_features"])
     contrastive = contrastive_loss(image, text, output["scale"])
     parts = {"contrastive": contrastive.detach(), "scale": output["scale"].detach()}
     if taught is None: return contrastive, parts
-    old = [gather_features(taught[k]) for k in ("image_features", "text_features")]
-    consistency = consistency_loss(image, text, *old, output["scale"], taught["scale"])
-    weight = consistency_weight(step, self.config.consistency_weight, self.config.consistency_steps)
-    return contrastive + weight * consistency, {**parts, "consistency": consistency.detach()}
+    old_image = gather_features(taught["image_features"])
+    old_text = gather_features(taught["text_features"])
+    consistency = consistency_loss(
+        image, text, old_image, old_text, output["scale"], taught["scale"]
+    )
+    parts["consistency"] = consistency.detach()
+    return contrastive + self._consistency_weight(step) * consistency, parts
 
 # %% ../../nbs/models/01_clip.ipynb #f2e59139
 def start_from_stage1(
-    model: VolumeCLIP, # stage 2
+    model: VolumeCLIP, # stage 2; changed in place
     stage1: VolumeCLIP,
-    gate: float = 2.0, # bias of the patch score at the start: sigmoid(gate) is the first score of all patches
+    gate: float = 2.0, # bias of the patch score: sigmoid(gate) is the first score of all patches
 ) -> VolumeCLIP:
-    "Copy stage-1 weights (but for BERT's pooler, which nothing uses) into a stage-2 model; only the slice guide stays new. Gives the model."
-    state = {name: x for name, x in stage1.state_dict().items() if model.config.text_pooler or not name.startswith("text.pooler.")}
+    "Copy stage-1 weights into a stage-2 model; the slice guide stays new. Raises `ValueError`."
+    state = stage1.state_dict()
+    if not model.config.text_pooler:  # BERT's pooler, which nothing uses
+        state = {name: x for name, x in state.items() if not name.startswith("text.pooler.")}
     missing, unexpected = model.load_state_dict(state, strict=False)
     odd = [name for name in missing if not name.startswith("vision.guide.")] + unexpected
-    if odd: raise ValueError(f"stage-1 and stage-2 models differ in more than the slice guide: {', '.join(odd[:5])} ({len(odd)} tensors)")
+    if odd:
+        raise ValueError(
+            "stage-1 and stage-2 models differ in more than the slice guide: "
+            f"{', '.join(odd[:5])} ({len(odd)} tensors)"
+        )
     nn.init.constant_(model.vision.guide.score.bias, gate)
     return model
 
 # %% ../../nbs/models/01_clip.ipynb #913daaf7
 def _text_config(config: Config) -> BertConfig:
     "BERT's configuration: that of the pretrained one, or from sizes."
-    t = config.text
-    dropout = dict(hidden_dropout_prob=t.dropout, attention_probs_dropout_prob=t.dropout)
-    if t.pretrained: return BertConfig.from_pretrained(t.pretrained, **dropout)
-    return BertConfig(vocab_size=t.vocab_size, hidden_size=t.hidden_size, num_hidden_layers=t.num_layers, num_attention_heads=t.num_heads,
-                      intermediate_size=t.mlp_dim, max_position_embeddings=max(t.max_length, 64),
-                      initializer_range=t.hidden_size**-0.5, **dropout)  # as in models.vit: small widths need more than 0.02
+    text = config.text
+    dropout = dict(hidden_dropout_prob=text.dropout, attention_probs_dropout_prob=text.dropout)
+    if text.pretrained: return BertConfig.from_pretrained(text.pretrained, **dropout)
+    return BertConfig(
+        vocab_size=text.vocab_size,
+        hidden_size=text.hidden_size,
+        num_hidden_layers=text.num_layers,
+        num_attention_heads=text.num_heads,
+        intermediate_size=text.mlp_dim,
+        max_position_embeddings=max(text.max_length, 64),
+        initializer_range=text.hidden_size**-0.5,  # as in models.vit: more than 0.02
+        **dropout,
+    )
 
-
+# %% ../../nbs/models/01_clip.ipynb #da44dc55
 def build_clip(
     config: Config,
     stage: int = 1, # 1, or 2 for the guided one
     **vision, # `mean`, `std` of the input: see `build_vit`
 ) -> VolumeCLIP:
-    "A new CLIP as a run's configuration describes it; BERT's weights are loaded where `text.pretrained` names some."
+    "A new CLIP as a run describes it, with BERT's weights where `text.pretrained` names some."
     if stage not in (1, 2): raise ValueError(f"stage: expected 1 or 2, found {stage!r}")
-    model = VolumeCLIP(VolumeCLIPConfig(
-        vision_config=vit_config(config, guided=stage == 2, **vision), text_config=_text_config(config), guided=stage == 2,
-        projection_dim=config.clip.projection_dim, exp_logit_scale=config.clip.exp_logit_scale, logit_scale=config.clip.logit_scale,
-        consistency_weight=config.clip.consistency_weight, consistency_steps=config.clip.consistency_steps))
+    guided = stage == 2
+    settings = VolumeCLIPConfig(
+        vision_config=vit_config(config, guided=guided, **vision),
+        text_config=_text_config(config),
+        guided=guided,
+        projection_dim=config.clip.projection_dim,
+        exp_logit_scale=config.clip.exp_logit_scale,
+        logit_scale=config.clip.logit_scale,
+        consistency_weight=config.clip.consistency_weight,
+        consistency_steps=config.clip.consistency_steps,
+    )
+    model = VolumeCLIP(settings)
     if config.text.pretrained:
         bert = BertModel.from_pretrained(config.text.pretrained, add_pooling_layer=False)
         model.text.load_state_dict(bert.state_dict())

@@ -37,12 +37,16 @@ class ProjectorConfig(PretrainedConfig):
         heads: int = 8,
         **kwargs,
     ):
-        if kind == "m3d": kernel = (2, 2, 2)
         self.kind = kind
-        self.in_dim, self.out_dim, self.dropout = in_dim, out_dim, dropout
-        self.grid, self.kernel = list(grid), list(kernel)
+        self.in_dim = in_dim
+        self.out_dim = out_dim
+        self.grid = list(grid)
+        self.kernel = [2, 2, 2] if kind == "m3d" else list(kernel)
+        self.dropout = dropout
+        self.queries = queries
+        self.layers = layers
+        self.heads = heads
         if kind in REGIONAL: _check_kernel(self)
-        self.queries, self.layers, self.heads = queries, layers, heads
         super().__init__(**kwargs)
 
     @property
@@ -59,7 +63,10 @@ def _check_kernel(config: ProjectorConfig):
     "Regions must fill the grid. Raises `ValueError`."
     for axis, (patches, per_region) in enumerate(zip(config.grid, config.kernel, strict=True)):
         if patches % per_region:
-            raise ValueError(f"grid {config.grid} is not a multiple of kernel {config.kernel} in axis {axis} of (z, x, y)")
+            raise ValueError(
+                f"grid {config.grid} is not a multiple of kernel {config.kernel} "
+                f"in axis {axis} of (z, x, y)"
+            )
 
 # %% ../../nbs/models/02_packer.ipynb #11716423
 def to_regions(
@@ -67,30 +74,43 @@ def to_regions(
     grid: Sequence[int],
     kernel: Sequence[int],
 ) -> Tensor: # (B, regions, patches per region, C)
-    "Group patches by region; regions and the patches in them in (z, x, y) order."
+    "Group patches by region, all in (z, x, y) order. Raises `ValueError` for another number."
     B, N, C = tokens.shape
-    if N != math.prod(grid): raise ValueError(f"tokens: expected {math.prod(grid)} patches (grid {tuple(grid)}, no CLS), found {N}")
-    split = [n for g, k in zip(grid, kernel) for n in (g // k, k)]
-    x = tokens.view(B, *split, C).permute(0, 1, 3, 5, 2, 4, 6, 7)   # (B, gz, gx, gy, kz, kx, ky, C)
-    return x.reshape(B, -1, math.prod(kernel), C)
+    if N != math.prod(grid):
+        expected = f"{math.prod(grid)} patches (grid {tuple(grid)}, no CLS)"
+        raise ValueError(f"tokens: expected {expected}, found {N}")
+    gz, gx, gy = grid
+    kz, kx, ky = kernel
+    x = tokens.view(B, gz // kz, kz, gx // kx, kx, gy // ky, ky, C)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7)  # (B, gz/kz, gx/kx, gy/ky, kz, kx, ky, C)
+    return x.reshape(B, -1, kz * kx * ky, C)
 
-
+# %% ../../nbs/models/02_packer.ipynb #014362a8
 def to_grid(
     values: Tensor, # (B, regions, patches per region)
     grid: Sequence[int],
     kernel: Sequence[int],
 ) -> Tensor: # (B, *grid)
-    "The inverse of `to_regions`, for one number per patch."
-    x = values.reshape(len(values), *(g // k for g, k in zip(grid, kernel)), *kernel)
-    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(len(values), *grid)
+    "The inverse of `to_regions`."
+    gz, gx, gy = grid
+    kz, kx, ky = kernel
+    x = values.reshape(-1, gz // kz, gx // kx, gy // ky, kz, kx, ky)
+    x = x.permute(0, 1, 4, 2, 5, 3, 6)  # (B, gz/kz, kz, gx/kx, kx, gy/ky, ky)
+    return x.reshape(-1, gz, gx, gy)
 
 # %% ../../nbs/models/02_packer.ipynb #90892b8d
 class Projector(PreTrainedModel):
-    "Patch tokens (B, N, in_dim) → visual tokens (B, num_tokens, out_dim): what all projectors share."
-    config_class, base_model_prefix, main_input_name = ProjectorConfig, "projector", "tokens"
+    "What all share: patch tokens (B, N, in_dim) → visual tokens (B, num_tokens, out_dim)."
+    config_class = ProjectorConfig
+    base_model_prefix = "projector"
+    main_input_name = "tokens"
     _supports_sdpa = True
 
-    def __init__(self, config: ProjectorConfig | None = None, **sizes): # a configuration, or its settings by keyword
+    def __init__(
+        self,
+        config: ProjectorConfig | None = None,
+        **sizes, # or the configuration's settings by keyword
+    ):
         config = make_config(self.config_class, config, sizes)
         super().__init__(config)
         self.mlp = MLP(config.in_dim, config.out_dim, config.out_dim)
@@ -98,16 +118,26 @@ class Projector(PreTrainedModel):
     def _init_weights(self, module: nn.Module): init_module(module)
 
     @property
-    def num_tokens(self) -> int: return self.config.num_regions
+    def num_tokens(self) -> int:
+        "How many visual tokens come out."
+        return self.config.num_regions
 
-    def regions(self, tokens: Tensor) -> Tensor: return to_regions(tokens, self.config.grid, self.config.kernel)
+    def regions(self, tokens: Tensor) -> Tensor:
+        "(B, N, C) → (B, regions, patches per region, C)."
+        return to_regions(tokens, self.config.grid, self.config.kernel)
 
 # %% ../../nbs/models/02_packer.ipynb #eda677f8
 class SpatialPacker(Projector):
     "One token per region: its centroid attends to its own patches, then an MLP."
-    released = {"cross.query": "resolution_attention.Wq", "cross.key": "resolution_attention.Wk", "cross.value": "resolution_attention.Wv",
-                "cross.out": "resolution_attention.output_linear", "cross.norm": "resolution_attention.norm",
-                "mlp.fc1": "proj_mpls.0", "mlp.fc2": "proj_mpls.2"}  # the authors' names for our parts
+    released = {  # the authors' names for our parts
+        "cross.query": "resolution_attention.Wq",
+        "cross.key": "resolution_attention.Wk",
+        "cross.value": "resolution_attention.Wv",
+        "cross.out": "resolution_attention.output_linear",
+        "cross.norm": "resolution_attention.norm",
+        "mlp.fc1": "proj_mpls.0",
+        "mlp.fc2": "proj_mpls.2",
+    }
 
     def __init__(self, config: ProjectorConfig | None = None, **sizes):
         super().__init__(config, **sizes)
@@ -116,18 +146,20 @@ class SpatialPacker(Projector):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.regions(tokens)
-        B, P, R, C = x.shape
-        x = x.view(B * P, R, C)
-        return self.mlp(self.cross(x.mean(1, keepdim=True), x).view(B, P, C))
+        B, regions, patches, C = x.shape
+        x = x.view(B * regions, patches, C)
+        packed = self.cross(x.mean(1, keepdim=True), x)
+        return self.mlp(packed.view(B, regions, C))
 
     @torch.no_grad()
     def attention(
         self,
         tokens: Tensor, # (B, N, in_dim)
-    ) -> Tensor: # (B, *grid): weight of each patch in its own region; a region's weights sum to 1
-        "Where each region looks, laid out on the patch grid: for figures."
+    ) -> Tensor: # (B, *grid)
+        "Weight of each patch in its own region, on the patch grid; a region's weights sum to 1."
         x = self.regions(tokens)
-        return to_grid(self.cross.weights(x.mean(2, keepdim=True), x).squeeze(2), self.config.grid, self.config.kernel)
+        weights = self.cross.weights(x.mean(2, keepdim=True), x).squeeze(2)
+        return to_grid(weights, self.config.grid, self.config.kernel)
 
 # %% ../../nbs/models/02_packer.ipynb #81e87e3c
 AutoConfig.register("hsenet_packer", ProjectorConfig)
@@ -146,7 +178,9 @@ class AveragePool(Projector):
 class SequencePool(AveragePool):
     "Mean of runs of consecutive tokens, as many as a region has patches, then an MLP."
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.mlp(tokens.view(len(tokens), self.num_tokens, -1, tokens.shape[-1]).mean(2))
+        B, N, C = tokens.shape
+        runs = tokens.view(B, self.num_tokens, -1, C)
+        return self.mlp(runs.mean(2))
 
 
 class AllTokens(AveragePool):
@@ -162,8 +196,7 @@ class QFormer(Projector):
     def __init__(self, config: ProjectorConfig):
         super().__init__(config)
         self.queries = nn.Parameter(torch.zeros(1, config.queries, config.in_dim))
-        layer = lambda: nn.TransformerDecoderLayer(config.in_dim, config.heads, 4 * config.in_dim, config.dropout, F.gelu, batch_first=True, norm_first=True)
-        self.layers = nn.ModuleList(layer() for _ in range(config.layers))
+        self.layers = nn.ModuleList(_decoder_layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.in_dim)
         self.post_init()
 
@@ -176,8 +209,22 @@ class QFormer(Projector):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.queries.expand(len(tokens), -1, -1)
-        for layer in self.layers: x = layer(x, tokens)
+        for layer in self.layers:
+            x = layer(x, tokens)
         return self.mlp(self.norm(x))
+
+
+def _decoder_layer(config: ProjectorConfig) -> nn.TransformerDecoderLayer:
+    "Self-attention among queries, cross-attention to patches, MLP; pre-norm."
+    return nn.TransformerDecoderLayer(
+        config.in_dim,
+        config.heads,
+        4 * config.in_dim,
+        config.dropout,
+        F.gelu,
+        batch_first=True,
+        norm_first=True,
+    )
 
 # %% ../../nbs/models/02_packer.ipynb #9f08fde8
 PROJECTORS = {
@@ -199,7 +246,7 @@ def build_projector(config: ProjectorConfig) -> Projector:
 # %% ../../nbs/models/02_packer.ipynb #047fe80c
 def packer_config(
     config: Config,
-    encoder: PretrainedConfig, # whose patch tokens are packed: its `hidden_size` and `grid` are read
+    encoder: PretrainedConfig, # whose tokens are packed: `hidden_size` and `grid` are read
     out_dim: int, # width of the language model
 ) -> ProjectorConfig:
     "The configuration of one branch's projector, from a run's."

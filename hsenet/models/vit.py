@@ -25,63 +25,86 @@ from ..config import Config
 
 # %% ../../nbs/models/00_vit.ipynb #a3b205b9
 class ViT3DConfig(PretrainedConfig):
-    "Sizes of a 3D ViT; `image_size` and `patch_size` are (z, x, y)."
+    "Sizes of a 3D ViT. Raises `ValueError` where they don't divide."
     model_type = "hsenet_vit3d"
 
     def __init__(
         self,
-        image_size: Sequence[int] = (32, 256, 256), # voxels
-        patch_size: Sequence[int] = (4, 16, 16), # voxels; must divide image_size
+        image_size: Sequence[int] = (32, 256, 256), # voxels (z, x, y)
+        patch_size: Sequence[int] = (4, 16, 16), # voxels (z, x, y); must divide image_size
         hidden_size: int = 768,
         num_layers: int = 12,
         num_heads: int = 12, # must divide hidden_size
         mlp_dim: int = 3072,
         dropout: float = 0.0, # in the blocks
         in_channels: int = 1,
-        mean: float = 0.0, # of the input, taken off before the patch embedding; the release takes off nothing
+        mean: float = 0.0, # of the input, taken off before the patch embedding (the release: 0)
         std: float = 1.0, # of the input, divided by
         **kwargs,
     ):
-        self.image_size, self.patch_size = list(image_size), list(patch_size)
-        self.hidden_size, self.num_layers, self.num_heads = hidden_size, num_layers, num_heads
-        self.mlp_dim, self.dropout, self.in_channels = mlp_dim, dropout, in_channels
-        self.mean, self.std = mean, std
+        self.image_size = list(image_size)
+        self.patch_size = list(patch_size)
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.dropout = dropout
+        self.in_channels = in_channels
+        self.mean = mean
+        self.std = std
         _check_sizes(self)
         super().__init__(**kwargs)
 
     @property
     def grid(self) -> tuple[int, ...]:
         "Patches per axis (z, x, y)."
-        return tuple(s // p for s, p in zip(self.image_size, self.patch_size))
+        return tuple(size // patch for size, patch in zip(self.image_size, self.patch_size))
 
     @property
     def num_patches(self) -> int: return math.prod(self.grid)
 
 # %% ../../nbs/models/00_vit.ipynb #0ea7cf8c
-def _check_sizes(c: ViT3DConfig):
-    "Sizes that don't divide are an error now, not a strange shape later."
-    bad = [i for i, (s, p) in enumerate(zip(c.image_size, c.patch_size, strict=True)) if s % p]
-    if bad: raise ValueError(f"image_size {c.image_size} is not a multiple of patch_size {c.patch_size} in axis {bad[0]} of (z, x, y)")
-    if c.hidden_size % c.num_heads: raise ValueError(f"hidden_size {c.hidden_size} is not a multiple of num_heads {c.num_heads}")
+def _check_sizes(config: ViT3DConfig):
+    "Patches fill the volume, heads fill the width. Raises `ValueError`."
+    for axis, (size, patch) in enumerate(zip(config.image_size, config.patch_size, strict=True)):
+        if size % patch:
+            raise ValueError(
+                f"image_size {config.image_size} is not a multiple of "
+                f"patch_size {config.patch_size} in axis {axis} of (z, x, y)"
+            )
+    if config.hidden_size % config.num_heads:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_heads {config.num_heads}"
+        )
 
 # %% ../../nbs/models/00_vit.ipynb #f115afff
-def config_keywords(*classes: type) -> set[str]:
-    "Keywords that configuration classes name."
-    return {name for cls in classes for c in cls.__mro__ if issubclass(c, PretrainedConfig) and c is not PretrainedConfig and "__init__" in c.__dict__
-            for name, p in inspect.signature(c.__init__).parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD and name != "self"}
+def config_keywords(cls: type) -> set[str]:
+    "Keywords that a configuration class and its parents name, without those of the library."
+    keywords = set()
+    for parent in cls.__mro__:
+        own = issubclass(parent, PretrainedConfig) and parent is not PretrainedConfig
+        if not own or "__init__" not in parent.__dict__: continue
+        for name, parameter in inspect.signature(parent.__init__).parameters.items():
+            if name != "self" and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+                keywords.add(name)
+    return keywords
 
-
+# %% ../../nbs/models/00_vit.ipynb #679ebe51
 def make_config(
     cls: type, # of the configuration
     config: PretrainedConfig | None, # given as a whole
     sizes: dict, # or by keyword
 ) -> PretrainedConfig:
-    "A model's configuration. Raises `TypeError` for both at once, for something else, and for a keyword that `cls` doesn't have."
-    unknown = sorted(set(sizes) - config_keywords(cls))
-    if unknown: raise TypeError(f"unknown setting {', '.join(unknown)}: {cls.__name__} has {', '.join(sorted(config_keywords(cls)))}")
+    "A model's configuration. Raises `TypeError` for both at once and for an unknown keyword."
+    keywords = config_keywords(cls)
+    unknown = sorted(set(sizes) - keywords)
+    if unknown:
+        known = ", ".join(sorted(keywords))
+        raise TypeError(f"unknown setting {', '.join(unknown)}: {cls.__name__} has {known}")
     if config is None: return cls(**sizes)
-    if sizes or not isinstance(config, PretrainedConfig): raise TypeError(f"expected a {cls.__name__} or its settings by keyword, found {type(config).__name__}{' and settings' if sizes else ''}")
-    return config
+    if isinstance(config, PretrainedConfig) and not sizes: return config
+    found = type(config).__name__ + (" and settings" if sizes else "")
+    raise TypeError(f"expected a {cls.__name__} or its settings by keyword, found {found}")
 
 # %% ../../nbs/models/00_vit.ipynb #ce7158a2
 def patchify(
@@ -89,36 +112,52 @@ def patchify(
     patch_size: Sequence[int], # (z, x, y)
 ) -> Tensor: # (B, patches, voxels per patch)
     "Cut into boxes, ordered (z x y), voxels within a box ordered (z x y c)."
-    B, C = volume.shape[:2]
-    grid = [s // p for s, p in zip(volume.shape[2:], patch_size)]
-    split = [n for pair in zip(grid, patch_size) for n in pair]
-    x = volume.reshape(B, C, *split)                     # (B, C, d, p1, h, p2, w, p3)
-    x = x.permute(0, 2, 4, 6, 3, 5, 7, 1)                # (B, d, h, w, p1, p2, p3, C)
-    return x.reshape(B, math.prod(grid), math.prod(patch_size) * C)
+    B, C, D, H, W = volume.shape
+    z, x, y = patch_size
+    boxes = volume.reshape(B, C, D // z, z, H // x, x, W // y, y)
+    boxes = boxes.permute(0, 2, 4, 6, 3, 5, 7, 1)  # (B, D/z, H/x, W/y, z, x, y, C)
+    return boxes.reshape(B, -1, z * x * y * C)
 
 # %% ../../nbs/models/00_vit.ipynb #ba3fba32
 class PatchEmbed(nn.Module):
     "Volume (B, C, D, H, W) → tokens (B, N, W) with learned positions."
     def __init__(self, config: ViT3DConfig):
         super().__init__()
-        self.shape, self.patch_size, self.grid = (config.in_channels, *config.image_size), tuple(config.patch_size), config.grid
-        self.mean, self.std = config.mean, config.std
-        self.proj = nn.Linear(math.prod(config.patch_size) * config.in_channels, config.hidden_size)
+        self.shape = (config.in_channels, *config.image_size)
+        self.patch_size = tuple(config.patch_size)
+        self.grid = config.grid
+        self.mean = config.mean
+        self.std = config.std
+        voxels = math.prod(config.patch_size) * config.in_channels
+        self.proj = nn.Linear(voxels, config.hidden_size)
         self.position = nn.Parameter(torch.zeros(1, config.num_patches, config.hidden_size))
 
     def forward(self, volume: Tensor) -> Tensor:
-        if not isinstance(volume, Tensor): raise TypeError(f"volume: expected a tensor (batch, {', '.join(map(str, self.shape))}), found {type(volume).__name__}; torch.as_tensor(volume) makes one")
+        self.check(volume)
+        patches = patchify((volume - self.mean) / self.std, self.patch_size)
+        return self.proj(patches) + self.position
+
+    def check(self, volume: Tensor):
+        "Raises `TypeError` for what isn't a tensor and `ValueError` for one of another size."
+        expected = f"(batch, {', '.join(map(str, self.shape))})"
+        if not isinstance(volume, Tensor):
+            raise TypeError(
+                f"volume: expected a tensor {expected}, found {type(volume).__name__}; "
+                "torch.as_tensor(volume) makes one"
+            )
         if tuple(volume.shape[1:]) != self.shape:
-            raise ValueError(f"volume: expected (batch, {', '.join(map(str, self.shape))}), found {tuple(volume.shape)}; "
-                             "set volume.size to what the model was trained on and preprocess again")
-        return self.proj(patchify((volume - self.mean) / self.std, self.patch_size)) + self.position
+            raise ValueError(
+                f"volume: expected {expected}, found {tuple(volume.shape)}; "
+                "set volume.size to what the model was trained on and preprocess again"
+            )
 
 # %% ../../nbs/models/00_vit.ipynb #31cbf9b5
 class Attention(nn.Module):
-    "Multi-head self-attention; qkv without bias."
+    "Multi-head self-attention, tokens (B, N, W) → (B, N, W); qkv without bias."
     def __init__(self, config: ViT3DConfig):
         super().__init__()
-        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.num_heads = config.num_heads
+        self.dropout = config.dropout
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -126,26 +165,38 @@ class Attention(nn.Module):
         B, N, W = x.shape
         qkv = self.qkv(x).view(B, N, 3, self.num_heads, W // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)             # each (B, heads, N, W / heads)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(B, N, W))
 
 # %% ../../nbs/models/00_vit.ipynb #d2c325d9
 class MLP(nn.Module):
     "Linear, GELU, linear."
-    def __init__(self, dim: int, hidden: int, out: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        out: int | None = None, # None: as wide as the input
+        dropout: float = 0.0, # after both
+    ):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, out or dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out or dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor: return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.drop(F.gelu(self.fc1(x)))
+        return self.drop(self.fc2(x))
 
 # %% ../../nbs/models/00_vit.ipynb #b3f8e6e8
 class Block(nn.Module):
-    "Pre-norm transformer block."
+    "Pre-norm transformer block, tokens (B, N, W) → (B, N, W)."
     def __init__(self, config: ViT3DConfig):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(config.hidden_size), Attention(config)
-        self.norm2, self.mlp = nn.LayerNorm(config.hidden_size), MLP(config.hidden_size, config.mlp_dim, dropout=config.dropout)
+        self.norm1 = nn.LayerNorm(config.hidden_size)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.hidden_size)
+        self.mlp = MLP(config.hidden_size, config.mlp_dim, dropout=config.dropout)
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -160,20 +211,25 @@ def waves(
     "Sines and cosines along each axis, two periods over the grid and longer ones."
     n = dim // 6
     frequency = 4 * math.pi * 100 ** (-torch.arange(n) / max(n, 1))
-    axes = torch.meshgrid(*[(torch.arange(g) + 0.5) / g for g in grid], indexing="ij")
-    out = torch.cat([f(a.reshape(-1, 1) * frequency) for a in axes for f in (torch.sin, torch.cos)], dim=1)
-    return F.pad(out, (0, dim - out.shape[1]))[None]
+    along = [(torch.arange(patches) + 0.5) / patches for patches in grid]
+    columns = []
+    for axis in torch.meshgrid(*along, indexing="ij"):
+        phase = axis.reshape(-1, 1) * frequency  # (patches, n)
+        columns += [torch.sin(phase), torch.cos(phase)]
+    positions = torch.cat(columns, dim=1)
+    return F.pad(positions, (0, dim - positions.shape[1]))[None]
 
 # %% ../../nbs/models/00_vit.ipynb #5e10b548
 def _normal(weight: Tensor, std: float):
-    "Normal of width `std`, cut at two widths."
+    "Normal of width `std`, cut at two widths, in place."
     init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 def init_module(module: nn.Module):
-    "Initialise one module of the encoders, packers or heads: transformers calls it on each that was not loaded, parts before wholes."
+    "Initialise one module; transformers calls it on each that was not loaded, parts before wholes."
     if isinstance(module, nn.Linear):
-        _normal(module.weight, module.in_features**-0.5 if module.out_features > 1 else 0.02)  # one output: a score, alike for all at first
+        score = module.out_features == 1  # one output is a score: alike for all at first
+        _normal(module.weight, 0.02 if score else module.in_features**-0.5)
         if module.bias is not None: init.zeros_(module.bias)
     elif isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
@@ -181,17 +237,30 @@ def init_module(module: nn.Module):
     elif isinstance(module, PatchEmbed):
         _normal(module.proj.weight, 0.02)
         init.copy_(module.position, waves(module.grid, module.position.shape[-1]))
-    elif isinstance(module, ViT3D): init.zeros_(module.cls_token)
+    elif isinstance(module, ViT3D):
+        init.zeros_(module.cls_token)
 
 # %% ../../nbs/models/00_vit.ipynb #36ae7aa9
 class ViT3D(PreTrainedModel):
     "3D vision transformer: volume (B, 1, D, H, W) in [0, 1] → (B, 1 + patches, W), CLS first."
-    config_class, base_model_prefix, main_input_name = ViT3DConfig, "vision", "volume"
-    _supports_sdpa, _no_split_modules = True, ["Block"]
-    released = {"patch_embed.proj": "patch_embedding.patch_embeddings.1", "patch_embed.position": "patch_embedding.position_embeddings",
-                "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.linear1", "mlp.fc2": "mlp.linear2"}  # the authors' names for our parts
+    config_class = ViT3DConfig
+    base_model_prefix = "vision"
+    main_input_name = "volume"
+    _supports_sdpa = True
+    _no_split_modules = ["Block"]
+    released = {  # the authors' names for our parts
+        "patch_embed.proj": "patch_embedding.patch_embeddings.1",
+        "patch_embed.position": "patch_embedding.position_embeddings",
+        "attn.proj": "attn.out_proj",
+        "mlp.fc1": "mlp.linear1",
+        "mlp.fc2": "mlp.linear2",
+    }
 
-    def __init__(self, config: ViT3DConfig | None = None, **sizes): # a configuration, or its settings by keyword
+    def __init__(
+        self,
+        config: ViT3DConfig | None = None,
+        **sizes, # or the configuration's settings by keyword
+    ):
         config = make_config(self.config_class, config, sizes)
         super().__init__(config)
         self.patch_embed = PatchEmbed(config)
@@ -202,13 +271,16 @@ class ViT3D(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module): init_module(module)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, patches: Tensor) -> Tensor:
         "Embedded patches (B, N, W) → CLS and patches (B, 1 + N, W)."
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
-        for block in self.blocks: x = block(x)
+        cls = self.cls_token.expand(len(patches), -1, -1)
+        x = torch.cat([cls, patches], dim=1)
+        for block in self.blocks:
+            x = block(x)
         return self.norm(x)
 
-    def forward(self, volume: Tensor) -> Tensor: return self.encode(self.patch_embed(volume))
+    def forward(self, volume: Tensor) -> Tensor:
+        return self.encode(self.patch_embed(volume))
 
 # %% ../../nbs/models/00_vit.ipynb #d27346fe
 AutoConfig.register("hsenet_vit3d", ViT3DConfig)
@@ -216,55 +288,91 @@ AutoModel.register(ViT3DConfig, ViT3D)
 
 # %% ../../nbs/models/00_vit.ipynb #c65053dc
 class CrossAttention(nn.Module):
-    "Single-head attention of `x` (…, N, dim) to `context` (…, M, context_dim): LayerNorm(W_q x + dropout(W_o attention))."
-    def __init__(self, dim: int, context_dim: int | None = None, dropout: float = 0.1):
+    "Single-head attention of `x` (…, N, dim) to `context` (…, M, context_dim) → (…, N, dim)."
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None, # None: as wide as `x`
+        dropout: float = 0.1, # of the attention, and of what comes out of it
+    ):
         super().__init__()
         self.query = nn.Linear(dim, dim)
-        self.key, self.value = (nn.Linear(context_dim or dim, dim) for _ in range(2))
-        self.out, self.norm = nn.Linear(dim, dim), nn.LayerNorm(dim)
+        self.key = nn.Linear(context_dim or dim, dim)
+        self.value = nn.Linear(context_dim or dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = self.query(x), self.key(context), self.value(context)
-        p = self.drop.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(q[..., None, :, :], k[..., None, :, :], v[..., None, :, :], dropout_p=p)
-        return self.norm(q + self.drop(self.out(attended.squeeze(-3))))
+        "LayerNorm(W_q x + dropout(W_o attention))."
+        query = self.query(x)
+        heads = [part[..., None, :, :] for part in (query, self.key(context), self.value(context))]
+        dropout = self.drop.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(*heads, dropout_p=dropout)
+        attended = attended.squeeze(-3)  # of the one head
+        return self.norm(query + self.drop(self.out(attended)))
 
     def weights(self, x: Tensor, context: Tensor) -> Tensor:
         "The attention itself (…, N, M), rows sum to 1: for figures."
-        q, k = self.query(x), self.key(context)
-        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        query, key = self.query(x), self.key(context)
+        scale = math.sqrt(query.shape[-1])
+        return (query @ key.transpose(-1, -2) / scale).softmax(-1)
 
 # %% ../../nbs/models/00_vit.ipynb #a0d3bbbd
 class SliceGuide(nn.Module):
     "A score in 0–1 for each patch, from the patch and the slice features."
     def __init__(self, dim: int, slice_dim: int, dropout: float = 0.1):
         super().__init__()
-        self.attention, self.score = CrossAttention(dim, slice_dim, dropout), nn.Linear(dim, 1)
+        self.attention = CrossAttention(dim, slice_dim, dropout)
+        self.score = nn.Linear(dim, 1)
 
-    def forward(self, patches: Tensor, slice_features: Tensor) -> Tensor: # (B, N, 1)
-        return torch.sigmoid(self.score(self.attention(patches, slice_features)))
+    def forward(
+        self,
+        patches: Tensor, # (B, N, dim)
+        slice_features: Tensor, # (B, slices, slice_dim)
+    ) -> Tensor: # (B, N, 1)
+        asked = self.attention(patches, slice_features)
+        return torch.sigmoid(self.score(asked))
 
 # %% ../../nbs/models/00_vit.ipynb #8ea8f868
 class GuidedViT3DConfig(ViT3DConfig):
-    "A 3D ViT whose patches are scored by slices."
+    "Sizes of a 3D ViT whose patches are scored by slices."
     model_type = "hsenet_guided_vit3d"
 
     def __init__(self, slice_dim: int = 768, guide_dropout: float = 0.1, **kwargs):
-        self.slice_dim, self.guide_dropout = slice_dim, guide_dropout
+        self.slice_dim = slice_dim
+        self.guide_dropout = guide_dropout
         super().__init__(**kwargs)
+
+# %% ../../nbs/models/00_vit.ipynb #2fee0bea
+def _check_slices(slice_features: Tensor, batch: int, slice_dim: int):
+    "Raises `TypeError` for what isn't a tensor and `ValueError` for one of another shape."
+    expected = f"({batch}, slices, {slice_dim})"
+    if not isinstance(slice_features, Tensor):
+        found = type(slice_features).__name__
+        raise TypeError(f"slice_features: expected a tensor {expected}, found {found}")
+    shape = tuple(slice_features.shape)
+    if len(shape) != 3 or (shape[0], shape[2]) != (batch, slice_dim):
+        raise ValueError(f"slice_features: expected {expected}, found {shape}")
 
 # %% ../../nbs/models/00_vit.ipynb #9b05d665
 class GuidedViT3D(ViT3D):
-    "2D-enhanced 3D ViT (2E3): as `ViT3D`, each patch first multiplied by a score that slices give it."
+    "2D-enhanced 3D ViT (2E3): as `ViT3D`, each patch first multiplied by a score that slices give."
     config_class = GuidedViT3DConfig
-    released = {**ViT3D.released, "guide.attention.query": "slice_guided_attention.Wq", "guide.attention.key": "slice_guided_attention.Wk",
-                "guide.attention.value": "slice_guided_attention.Wv", "guide.attention.out": "slice_guided_attention.output_linear",
-                "guide.attention.norm": "slice_guided_attention.norm", "guide.score": "patch_score_proj"}
+    released = {
+        **ViT3D.released,
+        "guide.attention.query": "slice_guided_attention.Wq",
+        "guide.attention.key": "slice_guided_attention.Wk",
+        "guide.attention.value": "slice_guided_attention.Wv",
+        "guide.attention.out": "slice_guided_attention.output_linear",
+        "guide.attention.norm": "slice_guided_attention.norm",
+        "guide.score": "patch_score_proj",
+    }
 
     def __init__(self, config: GuidedViT3DConfig | None = None, **sizes):
         super().__init__(config, **sizes)
-        self.guide = SliceGuide(self.config.hidden_size, self.config.slice_dim, self.config.guide_dropout)
+        width, slice_dim = self.config.hidden_size, self.config.slice_dim
+        self.guide = SliceGuide(width, slice_dim, self.config.guide_dropout)
         self.post_init()
 
     def forward(
@@ -273,13 +381,12 @@ class GuidedViT3D(ViT3D):
         slice_features: Tensor, # (B, slices, slice_dim)
         return_scores: bool = False, # also the patch scores (B, *grid)
     ) -> Tensor | tuple[Tensor, Tensor]: # (B, 1 + patches, W)
-        if not isinstance(slice_features, Tensor): raise TypeError(f"slice_features: expected a tensor ({len(volume)}, slices, {self.config.slice_dim}), found {type(slice_features).__name__}")
-        if slice_features.ndim != 3 or slice_features.shape[-1] != self.config.slice_dim or len(slice_features) != len(volume):
-            raise ValueError(f"slice_features: expected ({len(volume)}, slices, {self.config.slice_dim}), found {tuple(slice_features.shape)}")
-        x = self.patch_embed(volume)
-        scores = self.guide(x, slice_features.to(x.dtype))
-        out = self.encode(scores * x)
-        return (out, scores.view(len(x), *self.config.grid)) if return_scores else out
+        _check_slices(slice_features, len(volume), self.config.slice_dim)
+        patches = self.patch_embed(volume)
+        scores = self.guide(patches, slice_features.to(patches.dtype))
+        tokens = self.encode(scores * patches)
+        if not return_scores: return tokens
+        return tokens, scores.view(len(volume), *self.config.grid)
 
 # %% ../../nbs/models/00_vit.ipynb #8585fa5b
 AutoConfig.register("hsenet_guided_vit3d", GuidedViT3DConfig)
@@ -293,25 +400,42 @@ def vit_config(
     std: float | None = None, # None: `encoder.input_std`
 ) -> ViT3DConfig | GuidedViT3DConfig:
     "The encoder's configuration, from a run's."
-    e = config.encoder
-    sizes = dict(image_size=config.volume.size, patch_size=e.patch_size, hidden_size=e.hidden_size, num_layers=e.num_layers,
-                 num_heads=e.num_heads, mlp_dim=e.mlp_dim, dropout=e.dropout,
-                 mean=e.input_mean if mean is None else mean, std=e.input_std if std is None else std)
-    return GuidedViT3DConfig(slice_dim=config.slices.dim, **sizes) if guided else ViT3DConfig(**sizes)
+    encoder = config.encoder
+    sizes = dict(
+        image_size=config.volume.size,
+        patch_size=encoder.patch_size,
+        hidden_size=encoder.hidden_size,
+        num_layers=encoder.num_layers,
+        num_heads=encoder.num_heads,
+        mlp_dim=encoder.mlp_dim,
+        dropout=encoder.dropout,
+        mean=encoder.input_mean if mean is None else mean,
+        std=encoder.input_std if std is None else std,
+    )
+    if guided: return GuidedViT3DConfig(slice_dim=config.slices.dim, **sizes)
+    return ViT3DConfig(**sizes)
 
-
-def build_vit(config: Config, guided: bool = False, **settings) -> ViT3D | GuidedViT3D:
-    "The encoder that a run's configuration describes, with new weights; `settings` as in `vit_config`."
-    return (GuidedViT3D if guided else ViT3D)(vit_config(config, guided, **settings))
+# %% ../../nbs/models/00_vit.ipynb #56d6912d
+def build_vit(
+    config: Config,
+    guided: bool = False, # stage 2's encoder
+    **settings, # `mean`, `std`: see `vit_config`
+) -> ViT3D | GuidedViT3D:
+    "The encoder that a run's configuration describes, with new weights."
+    model = GuidedViT3D if guided else ViT3D
+    return model(vit_config(config, guided, **settings))
 
 # %% ../../nbs/models/00_vit.ipynb #067dbe9d
 def _rename(name: str, module: nn.Module) -> str:
-    "One tensor name, translated part by part; a sub-model that has names of its own translates its share."
+    "One tensor name, translated; a listed part with names of its own translates its share."
     for part, theirs in module.released.items():
         if not name.startswith(f"{part}."): continue
         child = module.get_submodule(part)
-        if hasattr(child, "released"): return f"{theirs}.{_rename(name.removeprefix(f'{part}.'), child)}"
-    for ours, theirs in module.released.items(): name = re.sub(rf"(?<![^.]){re.escape(ours)}(?![^.])", theirs, name)
+        if hasattr(child, "released"):
+            return f"{theirs}.{_rename(name.removeprefix(f'{part}.'), child)}"
+    for part, theirs in module.released.items():
+        whole_part = rf"(?<![^.]){re.escape(part)}(?![^.])"
+        name = re.sub(whole_part, theirs, name)
     return name
 
 
@@ -324,19 +448,29 @@ def released_names(
 # %% ../../nbs/models/00_vit.ipynb #a2b17b55
 def drawn_weight(name: str, shape: Sequence[int], seed: int = 0) -> Tensor:
     "A deterministic weight by its released name: the rule behind the reference outputs."
-    x = 0.05 * np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32).standard_normal(tuple(shape))
-    return torch.as_tensor(x.astype(np.float32) + np.float32(len(shape) == 1 and name.endswith("weight")))
+    random = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
+    x = (0.05 * random.standard_normal(tuple(shape))).astype(np.float32)
+    of_norm = len(shape) == 1 and name.endswith("weight")
+    return torch.as_tensor(x + np.float32(of_norm))
 
-
-def drawn_input(name: str, shape: Sequence[int], kind: str) -> Tensor:
-    "A deterministic input by its name; `kind` is `uniform` (0–1) or `normal`."
+# %% ../../nbs/models/00_vit.ipynb #5c682d68
+def drawn_input(
+    name: str,
+    shape: Sequence[int],
+    kind: str, # `uniform` (0–1) or `normal`
+) -> Tensor: # float32
+    "A deterministic input by its name."
     random = np.random.RandomState(zlib.crc32(name.encode()) % 2**32)
-    return torch.as_tensor(getattr(random, {"uniform": "random_sample", "normal": "standard_normal"}[kind])(tuple(shape)).astype(np.float32))
+    draw = {"uniform": random.random_sample, "normal": random.standard_normal}[kind]
+    return torch.as_tensor(draw(tuple(shape)).astype(np.float32))
 
 # %% ../../nbs/models/00_vit.ipynb #39dc2c86
 def fill_drawn(model: nn.Module, seed: int = 0) -> nn.Module:
-    "Fill every floating-point tensor of `model` with the weight drawn for its released name; gives the model in eval mode."
+    "Fill every float tensor with the weight drawn for its name; gives the model in eval mode."
     names = released_names(model)
-    model.load_state_dict({ours: drawn_weight(names[ours], t.shape, seed) if t.is_floating_point() else t
-                           for ours, t in model.state_dict().items()})
+    state = model.state_dict()
+    for ours, tensor in state.items():
+        if tensor.is_floating_point():
+            state[ours] = drawn_weight(names[ours], tensor.shape, seed)
+    model.load_state_dict(state)
     return model.eval()

@@ -124,8 +124,8 @@ def preprocess(
     workers: Workers = None,
     scheduler: Scheduler = None,
 ):
-    """Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what is \
-done already is kept."""
+    """Turn a corpus of any layout into encoder inputs, slices, 2D features and a manifest; what \
+is done already is kept."""
     from hsenet.cache.preprocess import preprocess_corpus
 
     folder = preprocess_corpus(

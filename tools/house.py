@@ -3,6 +3,7 @@
     python tools/house.py      the rooms floor by floor, and what breaks a rule
 """
 import ast
+import re
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -20,7 +21,7 @@ FLOORS = [  # a floor may import what is below it, and its own rooms
     ("metrics",),
     ("training",),
     ("evaluation",),
-    ("inference", "cli"),
+    ("inference", "options", "cli"),
 ]
 GROUND = FLOORS[0]
 APART = {  # floors that stand on the ground alone, and the rooms between that they may use all the same
@@ -128,6 +129,9 @@ def unused_imports(source: str) -> list[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    for node in ast.walk(tree):  # annotations in quotes
+        for quoted in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if isinstance(quoted, ast.Constant): used |= set(re.findall(r"\w+", str(quoted.value)))
     return sorted(bound - used)
 
 

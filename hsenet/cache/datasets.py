@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'named_generator', 'augment_volume', 'read_array', 'CLIPDataset', 'ReportDataset', 'QuestionDataset',
-           'CLIPCollator', 'stack_images', 'VLMCollator']
+           'stack_images', 'CLIPCollator', 'pad_rows', 'VLMCollator']
 
 # %% ../../nbs/cache/09_datasets.ipynb #4c415608
 import logging
@@ -230,7 +230,19 @@ class QuestionDataset(ReportDataset):
                 texts.add(fill_template(template, question))
         return sorted(texts)
 
-# %% ../../nbs/cache/09_datasets.ipynb #fed0092c
+# %% ../../nbs/cache/09_datasets.ipynb #63bc4805
+def stack_images(items: list[dict]) -> dict[str, Any]:
+    """Volumes (B, 1, D, H, W) and slice features (B, n, dim), or patch tokens (B, N, W) of each
+    encoder, of a batch."""
+    if "patch_tokens" in items[0]:
+        encoders = zip(*[item["patch_tokens"] for item in items])
+        return {"patch_tokens": tuple(torch.stack(tokens) for tokens in encoders)}
+    return {
+        "volume": torch.stack([item["volume"] for item in items]),
+        "slice_features": torch.stack([item["slice_features"] for item in items]),
+    }
+
+# %% ../../nbs/cache/09_datasets.ipynb #0d7eb190
 class CLIPCollator:
     "Items of a `CLIPDataset` → a batch."
 
@@ -268,19 +280,26 @@ class CLIPCollator:
         if self.truncation == "first" or "epoch" not in item: return None
         return named_generator(self.seed, item["epoch"], item["case"], "truncation")
 
+# %% ../../nbs/cache/09_datasets.ipynb #69744326
+def pad_rows(
+    rows: list[tuple[list[int], list[int]]],  # ids before the answer, ids of the answer
+    pad: int,  # id
+    left: bool,  # pad on the left, for generation; rows have no answer then
+) -> tuple[Tensor, Tensor, Tensor]:  # ids, attention mask, labels: (B, width)
+    "Rows side by side, as wide as the longest; labels are -100 but for the answers."
+    width = max(len(before) + len(answer) for before, answer in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, -100)
+    for i, (before, answer) in enumerate(rows):
+        end = len(before) + len(answer)
+        span = slice(width - end, width) if left else slice(0, end)
+        ids[i, span] = torch.tensor(before + answer)
+        mask[i, span] = 1
+        labels[i, len(before):end] = torch.tensor(answer, dtype=torch.long)
+    return ids, mask, labels
 
-def stack_images(items: list[dict]) -> dict[str, Any]:
-    """Volumes (B, 1, D, H, W) and slice features (B, n, dim), or patch tokens (B, N, W) of each
-    encoder, of a batch."""
-    if "patch_tokens" in items[0]:
-        encoders = zip(*[item["patch_tokens"] for item in items])
-        return {"patch_tokens": tuple(torch.stack(tokens) for tokens in encoders)}
-    return {
-        "volume": torch.stack([item["volume"] for item in items]),
-        "slice_features": torch.stack([item["slice_features"] for item in items]),
-    }
-
-# %% ../../nbs/cache/09_datasets.ipynb #5a7a158a
+# %% ../../nbs/cache/09_datasets.ipynb #51d0cb5e
 logger = logging.getLogger(__name__)
 
 
@@ -342,16 +361,7 @@ class VLMCollator:
 
     def __call__(self, items: list[dict]) -> dict:
         rows = [self.row(item) for item in items]
-        width = max(len(before) + len(answer) for before, answer in rows)
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        mask = torch.zeros_like(ids)
-        labels = torch.full_like(ids, -100)
-        for i, (before, answer) in enumerate(rows):
-            end = len(before) + len(answer)
-            span = slice(0, end) if self.train else slice(width - end, width)
-            ids[i, span] = torch.tensor(before + answer)
-            mask[i, span] = 1
-            labels[i, len(before):end] = torch.tensor(answer, dtype=torch.long)
+        ids, mask, labels = pad_rows(rows, self.tokenizer.pad_token_id, left=not self.train)
         batch = {}
         for field in ("case", "prompt", "answer", "question_id", "task", "abnormality", "anatomy"):
             if field in items[0]:

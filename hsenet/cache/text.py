@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REPORT_PROMPT', 'REPORT_PROMPTS', 'QUESTIONS', 'BERT_TOKENS', 'SPECIAL_TOKENS', 'CAUSAL_TOKENS', 'wordings',
-           'split_sentences', 'truncate_report', 'drop_sentences', 'read_templates', 'fill_template', 'bert_tokenizer',
-           'causal_tokenizer', 'add_special_tokens', 'train_tokenizer', 'load_tokenizer']
+           'split_sentences', 'truncate_report', 'drop_sentences', 'read_templates', 'fill_template', 'word_pieces',
+           'bert_tokenizer', 'causal_tokenizer', 'add_special_tokens', 'train_tokenizer', 'load_tokenizer']
 
 # %% ../../nbs/cache/08_text.ipynb #976fb71e
 import re
@@ -135,7 +135,16 @@ def fill_template(
             f"question {question['question_id']}: no {e} to put into the template "
             f"{template!r}") from e
 
-# %% ../../nbs/cache/08_text.ipynb #14427925
+# %% ../../nbs/cache/08_text.ipynb #90f33165
+def word_pieces(model: models.WordPiece) -> Tokenizer:
+    "A model with BERT's way of cutting a text into words."
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+# %% ../../nbs/cache/08_text.ipynb #a378ed8e
 BERT_TOKENS = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -150,7 +159,7 @@ def bert_tokenizer(
     vocab_size: int,
 ) -> PreTrainedTokenizerFast:
     "WordPiece on lower-case words, `[CLS]` first and `[SEP]` last, as BERT reads."
-    tokenizer = _word_pieces(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = word_pieces(models.WordPiece(unk_token="[UNK]"))
     letters = set()
     for text in texts:
         letters.update(tokenizer.normalizer.normalize_str(text))
@@ -158,22 +167,13 @@ def bert_tokenizer(
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*BERT_TOKENS.values(), *pieces], show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer = _word_pieces(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+    tokenizer = word_pieces(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
     ends = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=ends)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **BERT_TOKENS)
 
-
-def _word_pieces(model: models.WordPiece) -> Tokenizer:
-    "A model with BERT's way of cutting a text into words."
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    return tokenizer
-
-# %% ../../nbs/cache/08_text.ipynb #6df39efb
+# %% ../../nbs/cache/08_text.ipynb #af8bf7c4
 # added by the method, in this order
 SPECIAL_TOKENS = ["<im_patch>", "<bx_start>", "<bx_end>", "[SEG]"]
 CAUSAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -205,7 +205,7 @@ def add_special_tokens(tokenizer: Any) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
-# %% ../../nbs/cache/08_text.ipynb #e5564fe1
+# %% ../../nbs/cache/08_text.ipynb #f08f7bd3
 def train_tokenizer(
     texts: Sequence[str],
     vocab_size: int,
@@ -226,7 +226,7 @@ def train_tokenizer(
     tokenizer.model_max_length = max_length
     return tokenizer
 
-# %% ../../nbs/cache/08_text.ipynb #91175dc5
+# %% ../../nbs/cache/08_text.ipynb #f06900af
 def load_tokenizer(
     name: str | Path,  # hub id or folder
     kind: str = "causal",

@@ -40,7 +40,7 @@ BROKEN = (  # what a damaged archive ends in
     ValueError,
 )
 
-# %% ../../nbs/corpora/08_archives.ipynb #432022d0
+# %% ../../nbs/corpora/08_archives.ipynb #f65efb32
 def _names_a_file(info: zipfile.ZipInfo, path: PurePosixPath) -> bool:
     "Can the name be that of a file below a folder, on any system?"
     text = str(info.filename)
@@ -51,7 +51,7 @@ def _names_a_file(info: zipfile.ZipInfo, path: PurePosixPath) -> bool:
 
 
 def check_member(info: zipfile.ZipInfo, archive: str | Path) -> PurePosixPath:
-    "Where a member goes, below the target. Raises `ArchiveError` unless it's plain and stays there."
+    "Where a member goes, below the target. Raises `ArchiveError` unless plain and staying there."
     path = foreign_path(info.filename)
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

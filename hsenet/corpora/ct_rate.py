@@ -201,7 +201,7 @@ def read_region_reports(path: Path) -> pd.DataFrame:
     findings = sentences.groupby("case").text.agg(" ".join)
     return pd.DataFrame({"findings": findings, "impressions": ""})
 
-# %% ../../nbs/corpora/01_ct_rate.ipynb #d72e97fb
+# %% ../../nbs/corpora/01_ct_rate.ipynb #d24a3df2
 def read_labels(path: Path) -> pd.Series:
     """The 18 labels by case, a list of 0 and 1 in the order of `LABELS`.
     Raises `FileNotFoundError`, `CorpusError`."""
@@ -223,7 +223,7 @@ def read_no_chest(path: Path) -> set[str]:
     try:
         lines = read_text(path).splitlines()
     except FileError as e:
-        raise CorpusError(f"{path}: expected text, a volume's name in each line ({e})") from e
+        raise CorpusError(f"{e}; expected text, a volume's name in each line") from e
     names = [Path(line.strip()).name for line in lines if line.strip()]
     return {name.removesuffix(".nii.gz") for name in names}
 

@@ -35,7 +35,7 @@ class Problem:
         more = f" … ({hidden} more)" if hidden > 0 else ""
         return f"{self.kind} ({len(self.examples)}, {self.where}): {shown}{more}"
 
-# %% ../../nbs/corpora/09_problems.ipynb #8a065d37
+# %% ../../nbs/corpora/09_problems.ipynb #8ccb1dac
 @dataclass
 class Check:
     "What was found in a corpus."
@@ -59,9 +59,7 @@ class Check:
             return None
 
     @property
-    def ok(self) -> bool:
-        "Was no inconsistency found?"
-        return not self.problems
+    def ok(self) -> bool: return not self.problems
 
     def kinds(self) -> dict[str, int]:
         "Kind of problem → how many."

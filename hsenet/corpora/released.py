@@ -26,7 +26,7 @@ from hsenet.corpora.table import (
 )
 from ..files import read_json, read_lines, write_json
 
-# %% ../../nbs/corpora/03_released.ipynb #68029638
+# %% ../../nbs/corpora/03_released.ipynb #8584f7be
 def _arrays_of(cache: Path, record: dict) -> dict[str, str]:
     "Absolute paths of a case's arrays, by the authors' keys."
     return {
@@ -35,6 +35,12 @@ def _arrays_of(cache: Path, record: dict) -> dict[str, str]:
     }
 
 
+def _texts_of(row: dict, questions: bool) -> dict[str, str]:
+    "What a question, or a report, says, by the authors' keys."
+    if questions: return {"anatomy": row["anatomy"], "abnormality": row["abnormality"]}
+    return {"text": row["findings"]}
+
+# %% ../../nbs/corpora/03_released.ipynb #3f1ed230
 def write_released(
     cache: str | Path,  # made by preprocessing, with 2D features
     output: str | Path,  # .json
@@ -49,17 +55,18 @@ def write_released(
         found = f"{bare[0]} has no 2D features ({len(bare)} cases)"
         raise CorpusError(f"{cache}: {found}; finish preprocessing first")
 
-    rows = read_lines(cache / "questions.jsonl", advice) if questions else records.values()
+    rows = list(records.values())
+    if questions:
+        asked = read_lines(cache / "questions.jsonl", advice)
+        rows = [q for q in asked if q["task"] == "location" and q["case"] in records]
     manifest = {"train": [], "validation": []}
     for row in rows:
-        if questions and (row["task"] != "location" or row["case"] not in records): continue
-        words = ("anatomy", "abnormality") if questions else ("findings",)
-        texts = {"text" if word == "findings" else word: row[word] for word in words}
+        arrays = _arrays_of(cache, records[row["case"]])
         split = "validation" if row["split"] == "validation" else "train"
-        manifest[split].append(_arrays_of(cache, records[row["case"]]) | texts)
+        manifest[split].append(arrays | _texts_of(row, questions))
     return write_json(output, manifest)
 
-# %% ../../nbs/corpora/03_released.ipynb #31878266
+# %% ../../nbs/corpora/03_released.ipynb #afd1543b
 _KEYS = ("image", "biomedclip_features", "text", "abnormality", "anatomy")
 
 
@@ -72,7 +79,7 @@ def _check_row(row: object, path: Path) -> None:
         if value is not None and not isinstance(value, str):
             raise CorpusError(f"{path}: expected text under {key}, found {str(value)[:80]}")
 
-
+# %% ../../nbs/corpora/03_released.ipynb #3902cd3c
 def _read_row(
     row: dict,
     split: str,
@@ -97,7 +104,7 @@ def _read_row(
         "anatomy": row.get("anatomy"),
     }
 
-# %% ../../nbs/corpora/03_released.ipynb #fc2b63b3
+# %% ../../nbs/corpora/03_released.ipynb #65a89350
 def manifest_path(root: str | Path) -> Path:
     "The manifest of a corpus: the file itself, or `dataset.json` in a folder."
     root = Path(root)
@@ -108,8 +115,8 @@ def read_released(
     path: str | Path,  # .json
     root: str | Path | None = None,  # paths are below it; None: they are taken as they are
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Cases (case, split, path, features, findings) and location questions (case, split, abnormality,
-    anatomy) of an authors' manifest. Raises `FileNotFoundError`, `FileError`, `CorpusError`."""
+    """Cases (case, split, path, features, findings) and location questions (case, split,
+    abnormality, anatomy) of a manifest. Raises `FileNotFoundError`, `FileError`, `CorpusError`."""
     path = Path(path)
     content = read_json(path, "expected an authors' manifest")
     by_split = isinstance(content, dict) and content
@@ -126,7 +133,7 @@ def read_released(
     cases = table.drop(columns=["abnormality", "anatomy"]).drop_duplicates(["case", "split"])
     return cases.reset_index(drop=True), questions.reset_index(drop=True)
 
-# %% ../../nbs/corpora/03_released.ipynb #088ce867
+# %% ../../nbs/corpora/03_released.ipynb #ef286152
 ARRAYS = (".npy", ".npz")  # how the names of an encoder's inputs end
 
 

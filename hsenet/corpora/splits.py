@@ -26,7 +26,7 @@ from hsenet.corpora.table import (
 
 logger = logging.getLogger(__name__)
 
-# %% ../../nbs/corpora/04_splits.ipynb #ddb6057e
+# %% ../../nbs/corpora/04_splits.ipynb #1680844b
 def _split_by_patient(cases: pd.DataFrame, share: float, seed: int) -> pd.DataFrame:
     "A share of the patients for training, the others for validation."
     patients = sorted(cases.patient.unique())
@@ -41,8 +41,8 @@ def _split_by_rows(cases: pd.DataFrame, share: float) -> pd.DataFrame:
     cases = cases.assign(split=np.where(train, "train", "validation"))
     both = cases.groupby("patient").split.nunique().gt(1).sum()
     if both:
-        message = "split by rows: %d patients are in training and in validation; scores will flatter"
-        logger.warning(message, both)
+        where = "in training and in validation"
+        logger.warning("split by rows: %d patients are %s; scores will flatter", both, where)
     return cases
 
 # %% ../../nbs/corpora/04_splits.ipynb #9dc99700
@@ -72,7 +72,7 @@ def _file_name(path: object) -> str:
     "The name of a file without its ending, fit for a case."
     return case_name(foreign_path(path).name)
 
-# %% ../../nbs/corpora/04_splits.ipynb #11e59969
+# %% ../../nbs/corpora/04_splits.ipynb #bb9f7ce2
 def _split_by_file(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
     "Splits from a file. Raises `CorpusError` for cases that it doesn't know, or can't tell apart."
     splits = _splits_of_file(path)
@@ -90,7 +90,7 @@ def _split_by_file(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def assign_split(
-    cases: pd.DataFrame,  # case and patient, in the order of the corpus's table; path if there is one
+    cases: pd.DataFrame,  # case, patient, and path where known, in the order of the corpus's table
     split: str | Path = "patient",  # `patient`, `rows`, or a CSV or authors' manifest
     share: float = 0.8,  # of the patients, or rows, for training
     seed: int = 42,

@@ -175,7 +175,7 @@ def _numbers(ds: "Dataset", name: str, n: int) -> np.ndarray:
         raise VolumeError(f"expected {n} numbers in {name}, found {len(numbers) or 'none'}")
     return numbers
 
-# %% ../../nbs/ct/02_dicom.ipynb #fdc55a73
+# %% ../../nbs/ct/02_dicom.ipynb #2b07353b
 _PIXEL_TAGS = ["SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "BitsStored", "HighBit",
                "PixelRepresentation", "PhotometricInterpretation"]
 
@@ -189,7 +189,9 @@ def _check_pixels(ds: "Dataset") -> None:
     if int(found["NumberOfFrames"] or 1) != 1:
         raise VolumeError("expected one plane per file, found several frames; "
                           "convert it to NIfTI (dcm2niix)")
-    bits, stored, high = found["BitsAllocated"], found["BitsStored"], found["HighBit"]
+    bits = found["BitsAllocated"]
+    stored = found["BitsStored"]
+    high = found["HighBit"]
     kind = found["PixelRepresentation"]
     fits = bits in (8, 16, 32) and 1 < (stored or 0) <= bits
     if not fits or high != stored - 1 or kind not in (0, 1):
@@ -357,7 +359,7 @@ def sort_slices(
     if len(kept) < 2: raise VolumeError(f"{folder}: 1 slice in this series; expected 2 or more")
     return kept, len(slices) - len(kept)
 
-# %% ../../nbs/ct/02_dicom.ipynb #835b7ea2
+# %% ../../nbs/ct/02_dicom.ipynb #d5c279f2
 def _check_gaps(
     gaps: np.ndarray,  # (n - 1,) mm along the normal
     uneven: float,  # share of the usual step
@@ -367,7 +369,8 @@ def _check_gaps(
     steps = gaps / float(np.median(gaps))
     odd = np.flatnonzero(np.abs(steps - 1) > uneven)
     if not len(odd): return
-    n, first, last = len(gaps) + 1, odd[0] + 1, odd[-1] + 2
+    n = len(gaps) + 1
+    first, last = odd[0] + 1, odd[-1] + 2
     whole = steps[odd].round()
     several = (steps[odd] > 1.5) & (np.abs(steps[odd] - whole) < 2 * uneven)
     if several.all():

@@ -79,7 +79,7 @@ def _parse_header(start: bytes) -> nib.Nifti1Header:
         raise ValueError("the voxels are in another file, .hdr and .img; expected one .nii")
     return header
 
-# %% ../../nbs/ct/01_nifti.ipynb #0aaf256a
+# %% ../../nbs/ct/01_nifti.ipynb #ae592c12
 def read_header(
     file: IO[bytes],  # at its start
     path: str | Path,  # for the message
@@ -94,7 +94,8 @@ def read_header(
         header = _parse_header(start)
     except _NO_NIFTI as e:
         raise VolumeError(f"{path}: not a NIfTI file ({e})") from e
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    shape = header.get_data_shape()
+    dtype = header.get_data_dtype()
     if len(shape) != 3 or min(shape) < 2:
         raise VolumeError(f"{path}: expected 3 axes of 2 voxels or more, found shape {shape}; "
                           "give one volume per file")

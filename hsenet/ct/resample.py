@@ -249,10 +249,10 @@ def compose(
     out = np.empty([matrix.shape[0] for matrix in matrices], np.float32)
     for i in range(len(out)):
         row = slice(along_z.indptr[i], along_z.indptr[i + 1])
-        weighted = []
+        plane = 0
         for z, weight in zip(along_z.indices[row], along_z.data[row]):
-            weighted.append(np.clip(hu[z].T.astype(np.float32), low, high) * weight)
-        columns = along_y @ sum(weighted)
+            plane = plane + np.clip(hu[z].T.astype(np.float32), low, high) * weight
+        columns = along_y @ plane
         out[i] = along_x @ np.ascontiguousarray(columns.T)
     return (out - np.float32(low)) / np.float32(high - low)
 

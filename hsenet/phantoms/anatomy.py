@@ -180,7 +180,7 @@ def draw_body(
         lung_hu=lung_hu, blood_hu=blood_hu, texture=texture,
     )
 
-# %% ../../nbs/phantoms/00_anatomy.ipynb #1fc04684
+# %% ../../nbs/phantoms/00_anatomy.ipynb #2c29f206
 def by_side(x: np.ndarray, right: float, left: float) -> np.ndarray:
     "One number on the patient's right (x < 0), another on the left, in the precision of `x`."
     return np.where(x < 0, np.asarray(right, x.dtype), np.asarray(left, x.dtype))
@@ -191,8 +191,9 @@ def trunk(
     inset: float = 0.0,  # mm under the skin
 ) -> Shape:
     "The body's outline; wider at the shoulders."
-    a = body.skin[0] - inset
-    b = body.skin[1] - 0.8 * inset
+    half_width, half_depth = body.skin
+    a = half_width - inset
+    b = half_depth - 0.8 * inset
 
     def distance(z, x, y):
         girth = 1 + 0.06 * np.clip((z - 40) / 100, 0, 1)
@@ -226,11 +227,13 @@ def diaphragm(body: Body) -> Shape:
         return 0.85 * (height - z)
     return distance
 
-# %% ../../nbs/phantoms/00_anatomy.ipynb #5203d65c
+# %% ../../nbs/phantoms/00_anatomy.ipynb #48f22862
 def beside_mediastinum(body: Body) -> Shape:
     "What lies to the right or the left of the mediastinum, which is wider at the back."
+    _, depth = body.cage
+
     def distance(z, x, y):
-        half_width = body.gap * (1 + 0.25 * y / body.cage[1])
+        half_width = body.gap * (1 + 0.25 * y / depth)
         return half_width - np.abs(x)
     return distance
 

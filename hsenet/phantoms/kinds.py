@@ -8,7 +8,7 @@ __all__ = ['ALL_LOBES', 'RIGHT_UPPER', 'RIGHT_MIDDLE', 'RIGHT_LOWER', 'LEFT_UPPE
            'both_lobes_place', 'Finding', 'Phantom', 'Order', 'FindingKind', 'check_kind', 'heart_of', 'pericardium_of',
            'pleural_fluid', 'balls_in_lobes', 'hidden_by', 'find_ball', 'draw_balls', 'taken_lobes', 'draw_whole_lobes']
 
-# %% ../../nbs/phantoms/02_kinds.ipynb #ef6eeea8
+# %% ../../nbs/phantoms/02_kinds.ipynb #66448e89
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .anatomy import (LOBES, Body, PhantomError, Point, Shape, ball, branches,
-                                     by_side, cavity, ellipsoid, intersect, lobe, lungs, random_points)
+                                     by_side, cavity, ellipsoid, intersect, lobe, lungs,
+                                     random_points)
 from .canvas import Canvas
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #b8bde604
@@ -125,10 +126,10 @@ class Order:
     drawing: int
     painting: int
 
-# %% ../../nbs/phantoms/02_kinds.ipynb #3692c571
+# %% ../../nbs/phantoms/02_kinds.ipynb #634b20f1
 @dataclass(frozen=True, kw_only=True)
 class FindingKind:
-    "All there is to know of a kind of finding. Raises `PhantomError` if its parts don't fit together."
+    "All there is to know of a finding. Raises `PhantomError` if its parts don't fit together."
     label: str  # one of CT-RATE's 18
     organ: str  # path, for questions that mustn't give the place away
     pattern: str  # regular expression for a sentence about it, in small letters

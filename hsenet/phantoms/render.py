@@ -18,7 +18,7 @@ from .canvas import Acquisition, Canvas
 from .findings import FINDINGS
 from .kinds import FindingKind, Phantom, heart_of, pericardium_of
 
-# %% ../../nbs/phantoms/08_render.ipynb #4ba25aa1
+# %% ../../nbs/phantoms/08_render.ipynb #e92c3d10
 def acquire(
     phantom: Phantom,
     shape: tuple[int, int, int],  # voxels (z, x, y) of the first reconstruction
@@ -28,7 +28,8 @@ def acquire(
     "How reconstruction `number` of a scan is made: always the same for the same name and seed."
     scan = named_rng(seed, phantom.name, "scan")
     half_width, _ = phantom.body.skin
-    view = max(2.1 * half_width * scan.uniform(1.03, 1.12), 350.0)  # mm
+    width = 2.1 * half_width
+    view = max(width * scan.uniform(1.03, 1.12), 350.0)  # mm
     height = scan.uniform(300, 330)  # mm
     off_centre = [float(scan.normal(0, spread)) for spread in (6, 5, 5)]
     centre = tuple([round(mm, 3) for mm in off_centre])
@@ -38,7 +39,8 @@ def acquire(
     own = named_rng(seed, phantom.name, str(number), "noise")
     slices, rows, columns = shape
     if number != 1: slices = max(3 * slices // 4, 2)
-    noise = own.uniform(14, 28) if number == 1 else own.uniform(8, 14)
+    least_noise, most_noise = (14, 28) if number == 1 else (8, 14)
+    noise = own.uniform(least_noise, most_noise)
     return Acquisition(
         shape=(slices, rows, columns),
         spacing=tuple([round(mm, 3) for mm in (height / slices, view / rows, view / columns)]),

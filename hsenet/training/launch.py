@@ -55,7 +55,7 @@ def _unpack(value: Any) -> Any:
 
 # %% ../../nbs/training/04_launch.ipynb #9c052636
 def save_call(path: str | Path, function: Callable, /, *args, **kwargs) -> Path:
-    "Write a call as JSON, for `python -m hsenet.training.launch PATH` under torchrun; gives the path."
+    "Write a call as JSON, for `python -m hsenet.training.launch PATH`; gives the path."
     name, module = function.__qualname__, function.__module__
     if "<" in name or "." in name or module == "__main__":
         raise LaunchError(

@@ -24,11 +24,8 @@ from hsenet.metrics.score import (
     PROTOCOLS, RankScore, Score, mean_f1, mean_of_shares, mean_score, median_of, micro_f1,
     protocol_name)
 
-# %% ../../nbs/metrics/09_questions.ipynb #f11fb91b
-def check_answers(
-    predictions: Sequence[str],
-    answers: Sequence[str],
-) -> None:
+# %% ../../nbs/metrics/09_questions.ipynb #a574ef40
+def check_answers(predictions: Sequence[str], answers: Sequence[str]) -> None:
     "Raises `VQAMetricError` where there are none, or not as many."
     if len(predictions) != len(answers):
         raise VQAMetricError(f"{len(predictions)} predictions but {len(answers)} answers")
@@ -66,10 +63,7 @@ def location_scores(
     return scores
 
 # %% ../../nbs/metrics/09_questions.ipynb #69d2985c
-def depth_accuracy(
-    predictions: Sequence[str],
-    answers: Sequence[str],
-) -> dict[int, dict]:
+def depth_accuracy(predictions: Sequence[str], answers: Sequence[str]) -> dict[int, dict]:
     "`{d: {accuracy, n}}`: the first d steps are right, over answers with at least d steps."
     shared = np.array([shared_steps(p, a) for p, a in zip(predictions, answers, strict=True)])
     depth = np.array([len(path_of(answer)) for answer in answers])
@@ -109,7 +103,7 @@ def class_report(matrix: np.ndarray) -> dict[str, dict]:
         }
     return report
 
-# %% ../../nbs/metrics/09_questions.ipynb #b7425635
+# %% ../../nbs/metrics/09_questions.ipynb #32e3f8aa
 def vqa_metrics(
     predictions: Sequence[str],
     answers: Sequence[str],  # anatomy paths; the first step is one of `ANATOMY`
@@ -142,23 +136,23 @@ def vqa_metrics(
         "confusion": matrix.tolist(),
     }
 
-
+# %% ../../nbs/metrics/09_questions.ipynb #aafed3a5
 def _shares_by_class(
     predictions: Sequence[str],
     answers: Sequence[str],
     protocol: str,
 ) -> dict[str, dict]:
     "Class → `{accuracy, exact_match}`; None where no answer is of it."
-    hits = {"accuracy": [], "exact_match": []}
-    for prediction, answer in zip(predictions, answers):
-        hits["accuracy"].append(major_hit(prediction, answer, protocol))
-        hits["exact_match"].append(exact_hit(prediction, answer, protocol))
+    pairs = list(zip(predictions, answers))
+    major = [major_hit(*pair, protocol) for pair in pairs]
+    exact = [exact_hit(*pair, protocol) for pair in pairs]
     shares = {}
     for name, member in zip(ANATOMY, class_member(answers).T):
-        shares[name] = {key: mean_score(hit, counted=member).value for key, hit in hits.items()}
+        accuracy, exact_match = mean_score(major, member), mean_score(exact, member)
+        shares[name] = {"accuracy": accuracy.value, "exact_match": exact_match.value}
     return shares
 
-# %% ../../nbs/metrics/09_questions.ipynb #7b56a39d
+# %% ../../nbs/metrics/09_questions.ipynb #014c9342
 def true_presence(answers: Sequence[str]) -> np.ndarray:
     "(N,) bool. Raises `VQAMetricError` where an answer is neither yes nor no."
     there = [yes_or_no(answer) for answer in answers]
@@ -204,7 +198,7 @@ def bins_of(
                              f"{p.max():g}")
     return np.minimum((p * bins).astype(int), bins - 1)
 
-# %% ../../nbs/metrics/09_questions.ipynb #c10bf14d
+# %% ../../nbs/metrics/09_questions.ipynb #6cac70ff
 def calibration_error_of(
     sums: np.ndarray,  # (R, 2 B + 1): stated probabilities of B bins, observed ones, cases
 ) -> np.ndarray:
@@ -229,7 +223,7 @@ def probability_scores(
         "calibration error": Score(rows, calibration_error_of, with_interval=False),
     }
 
-# %% ../../nbs/metrics/09_questions.ipynb #9f215450
+# %% ../../nbs/metrics/09_questions.ipynb #372ccb6e
 def calibration(
     probabilities: Sequence[float],  # (N,) that the answer is yes
     answers: Sequence[str],
@@ -258,7 +252,7 @@ def calibration(
         "bins": rows,
     }
 
-# %% ../../nbs/metrics/09_questions.ipynb #dd563346
+# %% ../../nbs/metrics/09_questions.ipynb #1ba0a767
 def base_rate_scores(answers: Sequence[str]) -> dict[str, Score]:
     "`probability_scores` of stating the share of yeses for each."
     there = true_presence(answers)
@@ -285,7 +279,7 @@ def presence_metrics(
     if probabilities is not None: details["calibration"] = calibration(probabilities, answers)
     return details
 
-# %% ../../nbs/metrics/09_questions.ipynb #b728a5c5
+# %% ../../nbs/metrics/09_questions.ipynb #b5b54284
 def size_gaps(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -303,7 +297,7 @@ def size_gaps(
         raise VQAMetricError(f"none of {len(answers)} answers holds a size in mm or cm")
     return np.array(measured), np.array(gaps)
 
-# %% ../../nbs/metrics/09_questions.ipynb #b824b5b6
+# %% ../../nbs/metrics/09_questions.ipynb #fc108e83
 def size_scores(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -321,7 +315,7 @@ def size_scores(
         f"within {tolerance:g} mm": mean_score(near, cases=measured),
     }
 
-# %% ../../nbs/metrics/09_questions.ipynb #f0c500d7
+# %% ../../nbs/metrics/09_questions.ipynb #dbbc2d0d
 def size_metrics(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -343,7 +337,7 @@ def size_metrics(
         "not_measured": len(answers) - len(measured),
     }
 
-# %% ../../nbs/metrics/09_questions.ipynb #c029c987
+# %% ../../nbs/metrics/09_questions.ipynb #ee0a3202
 def term_counts(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -357,7 +351,7 @@ def term_counts(
         for term in wanted - found: counts[term][2] += 1
     return dict(counts)
 
-# %% ../../nbs/metrics/09_questions.ipynb #4a47270f
+# %% ../../nbs/metrics/09_questions.ipynb #8a858e41
 def abnormality_scores(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -372,7 +366,7 @@ def abnormality_scores(
     macro = Score(by_term, mean_f1, n=len(pairs), with_interval=False)
     return {"exact match": exact, "F1": f1, "micro-F1": Score(pooled, micro_f1), "macro-F1": macro}
 
-# %% ../../nbs/metrics/09_questions.ipynb #5edd915e
+# %% ../../nbs/metrics/09_questions.ipynb #8ace7135
 def abnormality_metrics(
     predictions: Sequence[str],
     answers: Sequence[str],
@@ -390,7 +384,7 @@ def abnormality_metrics(
         "empty": sum(not terms(prediction) for prediction in predictions),
     }
 
-# %% ../../nbs/metrics/09_questions.ipynb #a0ff9f99
+# %% ../../nbs/metrics/09_questions.ipynb #3f5452cb
 @dataclass(frozen=True)
 class QuestionKind:
     "What an evaluation must know of a kind of question."
@@ -402,14 +396,11 @@ class QuestionKind:
     options: Sequence[str] = ()  # answers to state probabilities of; the first one's is passed on
 
 
-def location_details(
-    predictions: Sequence[str],
-    answers: Sequence[str],
-) -> dict:
+def location_details(predictions: Sequence[str], answers: Sequence[str]) -> dict:
     "`vqa_metrics` in both protocols."
     return {protocol: vqa_metrics(predictions, answers, protocol) for protocol in PROTOCOLS}
 
-# %% ../../nbs/metrics/09_questions.ipynb #73baaa22
+# %% ../../nbs/metrics/09_questions.ipynb #35a31bf1
 QUESTIONS = {
     "location": QuestionKind(
         location_scores,
@@ -460,7 +451,7 @@ def majority_answers(
         majority[key] = min(counts, key=lambda answer: (-counts[answer], answer))
     return majority
 
-# %% ../../nbs/metrics/09_questions.ipynb #2b78c3ca
+# %% ../../nbs/metrics/09_questions.ipynb #29edff9d
 def baseline_answers(
     abnormalities: Sequence[str],  # of the questions to answer
     train_abnormalities: Sequence[str],

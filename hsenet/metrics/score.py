@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['PROTOCOLS', 'ScoreError', 'protocol_name', 'resampling_weights', 'interval', 'Score', 'mean_of', 'mean_score',
            'micro_f1', 'mean_f1', 'mean_of_shares', 'RankScore', 'median_of', 'auroc_of', 'mean_auroc_of',
-           'auroc_scores', 'summary', 'summaries', 'compare', 'comparisons', 'interval_of', 'compare_paired',
-           'compare_auroc', 'bootstrap_interval', 'calibration']
+           'auroc_scores', 'summary', 'summaries', 'compare', 'comparisons']
 
 # %% ../../nbs/metrics/00_score.ipynb #a8e7673e
 from collections.abc import Callable, Mapping, Sequence
@@ -34,13 +33,14 @@ def protocol_name(
         raise ScoreError(f"protocol: expected {' or '.join(PROTOCOLS)}, found {protocol!r}")
     return name if protocol == "standard" else f"{name} ({protocol})"
 
-# %% ../../nbs/metrics/00_score.ipynb #15c43ce4
+# %% ../../nbs/metrics/00_score.ipynb #218183b3
 def resampling_weights(
     groups: Sequence,  # (N,) one per case: the patient
     resamples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    "(resamples, N) how often each case is drawn when its groups are drawn with replacement; read-only."
+    """(resamples, N) how often each case is drawn when its groups are drawn with replacement;
+    read-only."""
     return _resampling_weights(tuple(np.asarray(groups).tolist()), resamples, seed)
 
 
@@ -57,29 +57,31 @@ def _resampling_weights(
     weights.flags.writeable = False
     return weights
 
-# %% ../../nbs/metrics/00_score.ipynb #12cf7158
+# %% ../../nbs/metrics/00_score.ipynb #5ee5f589
 def interval(
     values: np.ndarray,  # (R,) a number in R resamples
     level: float = 0.95,
 ) -> tuple[float, float]:
-    "The middle `level` of resampled values; resamples in which the number is undefined (NaN) are left out."
+    """The middle `level` of resampled values; resamples in which the number is undefined (NaN) are
+    left out."""
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
-# %% ../../nbs/metrics/00_score.ipynb #25c89f14
+# %% ../../nbs/metrics/00_score.ipynb #376bbb5f
 @dataclass(eq=False)
 class Score:
     "A number over cases: what each case adds, and the number that the sums give."
     rows: np.ndarray  # (N, S) one row per case
     statistic: Callable[[np.ndarray], np.ndarray]  # (R, S) sums → (R,) numbers, NaN where undefined
     n: int | None = None  # items that the number is taken over; None: the rows
-    cases: np.ndarray | None = None  # (N,) whose rows these are, as positions among the patients; None: everybody's
+    cases: np.ndarray | None = None  # (N,) positions among the patients; None: all
     protocol: str = "standard"  # or `released`
     with_interval: bool = True  # False: `interval` gives None
 
     def __post_init__(self):
         self.rows = np.asarray(self.rows, float)
-        if self.rows.ndim != 2: raise ScoreError(f"expected rows (cases, sums), found shape {self.rows.shape}")
+        if self.rows.ndim != 2:
+            raise ScoreError(f"expected rows (cases, sums), found shape {self.rows.shape}")
         if self.n is None: self.n = len(self.rows)
 
     def resampled(self, weights: np.ndarray) -> np.ndarray:
@@ -93,11 +95,13 @@ class Score:
         return None if np.isnan(value) else value
 
     def own(self, patients: Sequence | None) -> np.ndarray:
-        "(N,) of all cases' patients those of the rows; each row for itself where `patients` is None."
+        """(N,) of all cases' patients those of the rows; each row for itself where `patients` is
+        None."""
         if patients is None: return np.arange(len(self.rows))
         own = np.asarray(patients) if self.cases is None else np.asarray(patients)[self.cases]
         if len(own) == len(self.rows): return own
-        raise ScoreError(f"expected a patient for each row, found {len(own)} for {len(self.rows)} rows")
+        raise ScoreError(f"expected a patient for each row, found {len(own)} for "
+                         f"{len(self.rows)} rows")
 
     def interval(
         self,
@@ -105,7 +109,8 @@ class Score:
         resamples: int = 1000,
         seed: int = 0,
     ) -> tuple[float, float] | None:
-        "95 % percentile bootstrap interval, patients drawn with replacement; None where the number is undefined."
+        """95 % percentile bootstrap interval, patients drawn with replacement; None where the
+        number is undefined."""
         if not self.with_interval or self.value is None: return None
         weights = resampling_weights(self.own(patients), resamples, seed)
         return interval(self.resampled(weights))
@@ -130,7 +135,7 @@ def mean_score(
     rows = np.stack([np.where(counted, values, 0), counted], axis=1)
     return Score(rows, mean_of, **about)
 
-# %% ../../nbs/metrics/00_score.ipynb #0cd7fe4a
+# %% ../../nbs/metrics/00_score.ipynb #3f0176c3
 def micro_f1(
     sums: np.ndarray,  # (R, 3): true positives, false positives, false negatives
 ) -> np.ndarray:
@@ -141,7 +146,7 @@ def micro_f1(
 
 
 def mean_f1(
-    sums: np.ndarray,  # (R, 3 L): true positives, then false positives, then false negatives of L findings
+    sums: np.ndarray,  # (R, 3 L): true positives, false positives, false negatives of L findings
 ) -> np.ndarray:
     "(R,) mean F1 over the findings that occur; NaN where none does."
     hits, extra, missed = np.asarray(sums, float).reshape(len(sums), 3, -1).transpose(1, 0, 2)
@@ -157,7 +162,7 @@ def mean_of_shares(
     shares = (right / np.maximum(all_of, 1)).sum(axis=1)
     return np.divide(shares, classes, out=np.full(len(sums), np.nan), where=classes > 0)
 
-# %% ../../nbs/metrics/00_score.ipynb #236a864e
+# %% ../../nbs/metrics/00_score.ipynb #4fdc038a
 class RankScore(Score):
     "A score whose statistic takes the rows (N, S) and weights (R, N), not their product."
 
@@ -175,12 +180,12 @@ def median_of(
     ordered = rows[order, 0]
     upto = np.cumsum(weights[:, order], axis=1)
     count = upto[:, -1:]
-    lower = (upto <= (count - 1) // 2).sum(axis=1)  # where the middle value stands, or the two around the middle
+    lower = (upto <= (count - 1) // 2).sum(axis=1)  # the middle value, or the two around the middle
     upper = (upto <= count // 2).sum(axis=1)
     padded = np.append(ordered, np.nan)
     return (padded[lower] + padded[upper]) / 2
 
-# %% ../../nbs/metrics/00_score.ipynb #1c684319
+# %% ../../nbs/metrics/00_score.ipynb #b5de6f0a
 def auroc_of(
     rows: np.ndarray,  # (N, 2): scores, and 1 or 0 for present or absent
     weights: np.ndarray,  # (R, N)
@@ -190,7 +195,7 @@ def auroc_of(
     positives = np.flatnonzero(labels)
     negatives = np.flatnonzero(labels == 0)
     negatives = negatives[np.argsort(scores[negatives])]
-    below = np.zeros((len(weights), len(negatives) + 1))  # column i: how often the i lowest negatives were drawn
+    below = np.zeros((len(weights), len(negatives) + 1))  # of the i lowest negatives
     np.cumsum(weights[:, negatives], axis=1, out=below[:, 1:])
     worse = below[:, np.searchsorted(scores[negatives], scores[positives], "left")]
     no_better = below[:, np.searchsorted(scores[negatives], scores[positives], "right")]
@@ -199,7 +204,7 @@ def auroc_of(
     pairs = drawn.sum(axis=1) * below[:, -1]
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
-
+# %% ../../nbs/metrics/00_score.ipynb #b08fa37b
 def mean_auroc_of(
     rows: np.ndarray,  # (N, 2 L): scores of L labels, then 1 or 0 for each
     weights: np.ndarray,  # (R, N)
@@ -209,21 +214,24 @@ def mean_auroc_of(
     each = [auroc_of(np.stack(pair, axis=1), weights) for pair in zip(scores.T, labels.T)]
     return np.mean(each, axis=0)
 
-# %% ../../nbs/metrics/00_score.ipynb #ce3e229c
+# %% ../../nbs/metrics/00_score.ipynb #379ae767
 def auroc_scores(
     title: str,  # of the mean; a label's own is "title: label"
     scores: Any,  # (N, L) higher: more likely present
     labels: Any,  # (N, L) binary
     names: Sequence[str],  # L labels
 ) -> dict[str, Score]:
-    "AUROC: the mean over labels that some cases have and some haven't, and each label's. Raises `ScoreError` where there is none."
+    """AUROC: the mean over labels that some cases have and some haven't, and each label's. Raises
+    `ScoreError` where there is none."""
     ranks, present = _ranks_and_labels(scores, labels, names)
     known = present.any(axis=0) & ~present.all(axis=0)
     if not known.any():
-        raise ScoreError(f"{title}: none of {', '.join(names)} is present in some of the {len(present)} cases and absent in others")
+        raise ScoreError(f"{title}: none of {', '.join(names)} is present in some of the "
+                         f"{len(present)} cases and absent in others")
     out = {title: RankScore(np.hstack([ranks[:, known], present[:, known]]), mean_auroc_of)}
     for i, name in enumerate(names):
-        out[f"{title}: {name}"] = RankScore(np.stack([ranks[:, i], present[:, i]], axis=1), auroc_of)
+        rows = np.stack([ranks[:, i], present[:, i]], axis=1)
+        out[f"{title}: {name}"] = RankScore(rows, auroc_of)
     return out
 
 
@@ -232,22 +240,25 @@ def _ranks_and_labels(
     labels: Any,
     names: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    "Ranks (N, L) within each label, and labels (N, L) bool. Raises `ScoreError` for shapes that differ and scores that aren't finite."
+    """Ranks (N, L) within each label, and labels (N, L) bool. Raises `ScoreError` for shapes that
+    differ and scores that aren't finite."""
     scores = np.asarray(scores, float)
     present = np.asarray(labels).astype(bool)
     if scores.shape != present.shape or scores.shape[1] != len(names):
-        raise ScoreError(f"scores {scores.shape}, labels {present.shape} and {len(names)} names don't fit together")
+        raise ScoreError(f"scores {scores.shape}, labels {present.shape} and {len(names)} names "
+                         "don't fit together")
     if not np.isfinite(scores).all():
         raise ScoreError("scores are not finite; look at the model that made them")
     return rankdata(scores, axis=0), present
 
-# %% ../../nbs/metrics/00_score.ipynb #aefcb605
+# %% ../../nbs/metrics/00_score.ipynb #48b89bbf
 def summary(
     score: Score,
     patients: Sequence | None = None,  # of all cases; None: each case alone
     baselines: Mapping[str, Score | float | None] | None = None,
 ) -> dict:
-    "The record of one number: `{value, n, protocol, interval, baselines}`, without `interval` where there is none."
+    """The record of one number: `{value, n, protocol, interval, baselines}`, without `interval`
+    where there is none."""
     record = {"value": score.value, "n": int(score.n), "protocol": score.protocol}
     spread = score.interval(patients)
     if spread is not None: record["interval"] = list(spread)
@@ -259,11 +270,11 @@ def _number(baseline: Score | float | None) -> float | None:
     value = baseline.value if isinstance(baseline, Score) else baseline
     return None if value is None else float(value)
 
-# %% ../../nbs/metrics/00_score.ipynb #6a0fcfcf
+# %% ../../nbs/metrics/00_score.ipynb #59f099c2
 def summaries(
     scores: Mapping[str, Score],
     patients: Sequence | None = None,  # of all cases; None: each case alone
-    baselines: Mapping[str, Mapping[str, Any]] | None = None,  # baseline → {name of a score: Score, number or None}
+    baselines: Mapping[str, Mapping[str, Any]] | None = None,  # baseline → {name: Score or number}
 ) -> dict[str, dict]:
     "The records of a family's numbers, each beside the baselines that have its name."
     records = {}
@@ -282,7 +293,8 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    "`{a, b, difference, interval, p_value, effect, n, n_groups}` of B − A; `effect` is the difference in standard deviations of its bootstrap."
+    """`{a, b, difference, interval, p_value, effect, n, n_groups}` of B − A; `effect` is the
+    difference in standard deviations of its bootstrap."""
     patients = _common_patients(a, b, patients)
     places_a, places_b = _places(a), _places(b)
     weights, swaps = _draws(patients, resamples, seed)
@@ -307,7 +319,7 @@ def compare(
         "n_groups": len(np.unique(patients)),
     }
 
-# %% ../../nbs/metrics/00_score.ipynb #8a901c91
+# %% ../../nbs/metrics/00_score.ipynb #3c6c869d
 def _places(score: Score) -> np.ndarray:
     "(N,) positions of a score's cases among all."
     return np.arange(len(score.rows)) if score.cases is None else np.asarray(score.cases)
@@ -329,19 +341,22 @@ def _common_patients(
     b: Score,
     patients: Sequence | None,  # None: each case alone
 ) -> np.ndarray:
-    "(N,) the patients of all cases. Raises `ScoreError` where the scores aren't of the same cases, or are undefined."
+    """(N,) the patients of all cases. Raises `ScoreError` where the scores aren't of the same
+    cases, or are undefined."""
     if a.rows.shape[1] != b.rows.shape[1]:
-        raise ScoreError(f"scores of {a.rows.shape[1]} and {b.rows.shape[1]} sums per case aren't the same number")
+        raise ScoreError(f"scores of {a.rows.shape[1]} and {b.rows.shape[1]} sums per case "
+                         "aren't the same number")
     cases = np.arange(len(a.rows)) if patients is None else np.asarray(patients)
     for score in (a, b):
-        same = len(score.rows) == len(cases) if score.cases is None else np.max(score.cases, initial=-1) < len(cases)
+        if score.cases is None: same = len(score.rows) == len(cases)
+        else: same = np.max(score.cases, initial=-1) < len(cases)
         if not same or not len(cases):
             raise ScoreError(f"expected the same cases for both models and their patients, "
                              f"found rows {a.rows.shape}, {b.rows.shape} and {len(cases)} patients")
         if score.value is None: raise ScoreError("an undefined number can't be compared")
     return cases
 
-# %% ../../nbs/metrics/00_score.ipynb #a1c01d78
+# %% ../../nbs/metrics/00_score.ipynb #9c46387f
 def comparisons(
     a: Mapping[str, Score],  # a family of one run
     b: Mapping[str, Score],  # of another run
@@ -354,86 +369,6 @@ def comparisons(
     found = {}
     for name in a if names is None else names:
         if name not in a or name not in b: continue
-        if a[name].value is None or b[name].value is None: continue
+        if not a[name].with_interval or a[name].value is None or b[name].value is None: continue
         found[name] = compare(a[name], b[name], patients, resamples, seed)
     return found
-
-# %% ../../nbs/metrics/00_score.ipynb #779f37eb
-def interval_of(
-    rows: Any,  # (N, S): what the statistic sums over cases
-    groups: Sequence,  # (N,) patients
-    statistic: Callable[[np.ndarray], np.ndarray],  # (R, S) sums → (R,)
-    resamples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    "95 % percentile bootstrap interval of a function of sums over cases, patients drawn with replacement."
-    x = np.asarray(rows, float)
-    if x.ndim != 2 or len(x) != len(groups): raise ScoreError(f"expected rows (cases, sums) and as many groups, found {x.shape} and {len(groups)}")
-    return interval(statistic(resampling_weights(groups, resamples, seed) @ x))
-
-# %% ../../nbs/metrics/00_score.ipynb #8c4e8705
-def compare_paired(
-    a: Any,  # (N,) values of model A, or (N, S) rows for `statistic`
-    b: Any,  # of model B, the same cases in the same order
-    groups: Sequence,  # (N,) patients
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,  # (R, S) sums → (R,); None: the mean of the values
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict:
-    "`{a, b, difference, interval, p_value, effect, n, n_groups}` of B − A; `effect` is the difference in standard deviations of its bootstrap."
-    x, y = (np.asarray(v, float) for v in (a, b))
-    if x.shape != y.shape or len(x) != len(groups) or not len(x): raise ScoreError(f"expected the same cases for both models and their patients, found {x.shape}, {y.shape} and {len(groups)}")
-    if statistic is None: x, y, statistic = np.c_[x, np.ones(len(x))], np.c_[y, np.ones(len(y))], mean_of
-    score = lambda sums: statistic(np.atleast_2d(sums))
-    found, (weights, swaps) = (score(y.sum(0)) - score(x.sum(0)))[0], _draws(groups, resamples, seed)
-    spread = score(weights @ y) - score(weights @ x)
-    swapped = score(x.sum(0) + swaps @ (y - x)), score(y.sum(0) - swaps @ (y - x))
-    beyond = np.abs(swapped[0] - swapped[1]) >= np.abs(found) - 1e-12
-    deviation = float(np.nanstd(spread))
-    return {"a": float(score(x.sum(0))[0]), "b": float(score(y.sum(0))[0]), "difference": float(found), "interval": list(interval(spread)),
-            "p_value": float((1 + beyond.sum()) / (1 + resamples)), "effect": float(found / deviation) if deviation else None, "n": len(x), "n_groups": len(set(groups))}
-
-# %% ../../nbs/metrics/00_score.ipynb #ea0b220c
-def compare_auroc(
-    a: Any,  # (N, L) scores of model A
-    b: Any,  # of model B
-    labels: Any,  # (N, L) binary
-    groups: Sequence,  # (N,) patients
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict:
-    "As `compare`, of the macro AUROC over labels that some cases have and some haven't."
-    names = [str(i) for i in range(np.shape(labels)[1])]
-    pair = [auroc_scores("AUROC", scores, labels, names)["AUROC"] for scores in (a, b)]
-    return compare(*pair, groups, resamples, seed)
-
-# %% ../../nbs/metrics/00_score.ipynb #3c78d045
-def bootstrap_interval(
-    sums: Any,  # (N,) values to average, or (N, S) whatever `statistic` needs of each case, to be summed
-    groups: Sequence | None = None,  # (N,) patients; None: each case alone
-    statistic: Callable[[np.ndarray], np.ndarray] | None = None,  # (R, S) sums → (R,); None: mean of the values
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    "Percentile bootstrap interval of a mean, or of a function of sums over cases, resampled by group."
-    x = np.asarray(sums, float)
-    weights = resampling_weights(np.arange(len(x)) if groups is None else groups, resamples, seed)
-    if statistic is None: x, statistic = np.stack([x, np.ones(len(x))], axis=1), lambda s: s[:, 0] / s[:, 1]
-    return interval(statistic(weights @ x), level)
-
-# %% ../../nbs/metrics/00_score.ipynb #f322fc1a
-def calibration(
-    probabilities: Any,  # (N,) that the answer is yes
-    truth: Any,  # (N,) binary
-    bins: int = 10,
-) -> dict:
-    "`{n, brier, ece, base_rate, bins: [{low, high, n, stated, observed}]}`; empty bins are left out."
-    p, y = np.asarray(probabilities, float), np.asarray(truth).astype(float)
-    if p.shape != y.shape or p.ndim != 1 or not len(p): raise ScoreError(f"expected as many probabilities as truths, found {p.shape} and {y.shape}")
-    if not ((p >= 0) & (p <= 1)).all(): raise ScoreError(f"expected probabilities from 0 to 1, found {p.min():g} to {p.max():g}")
-    place = np.minimum((p * bins).astype(int), bins - 1)
-    rows = [{"low": i / bins, "high": (i + 1) / bins, "n": int(here.sum()), "stated": float(p[here].mean()), "observed": float(y[here].mean())}
-            for i in range(bins) if (here := place == i).any()]
-    ece = sum(r["n"] * abs(r["stated"] - r["observed"]) for r in rows) / len(p)
-    return {"n": len(p), "brier": float(((p - y) ** 2).mean()), "ece": float(ece), "base_rate": float(y.mean()), "bins": rows}

@@ -164,7 +164,7 @@ class OpenCLIPSliceEncoder(SliceEncoder):
 
 # %% ../../nbs/cache/00_slices.ipynb #a8982fb4
 def load_slice_encoder(
-    name: str | Path,  # `hf-hub:owner/name`, or the folder of one, open_clip's or `small`
+    name: str | Path,  # `hf-hub:owner/name`, or a folder: of open_clip, or of `small`
 ) -> SliceEncoder:
     "A frozen 2D encoder, ready to use. Raises `SliceEncoderError`."
     name = str(name)

@@ -92,7 +92,7 @@ def existing_file(
     if path.is_file(): return path
     raise FileNotFoundError(f"no {path}" + (f"; {advice}" if advice else ""))
 
-# %% ../nbs/01_files.ipynb #7faaa58f
+# %% ../nbs/01_files.ipynb #3fb193af
 def read_text(
     path: str | Path,
     advice: str = "",  # what to do where it is missing: "run preprocessing first"
@@ -144,7 +144,7 @@ def append_lines(path: str | Path, rows: Iterable[dict]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.writelines(map(_line, rows))
 
-# %% ../nbs/01_files.ipynb #db7892bd
+# %% ../nbs/01_files.ipynb #5b40f8b5
 def read_lines(
     path: str | Path,
     advice: str = "",  # what to do where the file is missing

@@ -215,7 +215,7 @@ def occupied_above(
 
 # %% ../../nbs/ct/04_resample.ipynb #5a9a3d85
 def crop_box(
-    hu: "np.ndarray | Planes",  # (z, x, y)
+    hu: np.ndarray,  # (z, x, y), or `Planes` of it (ct.planes)
     resampling: Sequence[csr_matrix],  # a matrix per axis
     low: float,  # HU
 ) -> list[slice]:

@@ -334,9 +334,9 @@ def evaluate_mrg(
 ):
     "Generated reports: text and clinical metrics."
     from hsenet.evaluation import reports
-    from hsenet.metrics.text import named_scores
+    from hsenet.metrics.text import learned_settings
 
-    scores = named_scores(learned or [])
+    scores = learned_settings(learned or [])
     checkpoint = _checkpoint(model, "mrg")
     metrics = reports.evaluate_mrg(
         checkpoint, cache, output, split, labeler=labeler, learned=scores
@@ -355,9 +355,9 @@ def evaluate_vqa(
 ):
     "Answers to questions."
     from hsenet.evaluation import questions
-    from hsenet.metrics.text import named_scores
+    from hsenet.metrics.text import learned_settings
 
-    scores = named_scores(learned or [])
+    scores = learned_settings(learned or [])
     checkpoint = _checkpoint(model, "vqa")
     metrics = questions.evaluate_vqa(
         checkpoint, cache, output, split, task=task, learned=scores

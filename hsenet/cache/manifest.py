@@ -152,7 +152,7 @@ def _whole_lines(
 ) -> list[dict]:
     "Rows of a file that was written whole. Raises `FileNotFoundError`, `DatasetError`."
     try:
-        return read_lines(path, f"run {made_by} with cache={path.parent} first", torn=False)
+        return read_lines(path, f"run {made_by} with cache={path.parent} first", allow_torn=False)
     except FileError as e:
         raise DatasetError(f"{e}; run {made_by} again") from e
 

@@ -192,7 +192,7 @@ def read_index(folder: Path) -> dict[tuple[str, str], tuple[str, int, int]]:
     path = folder / "shards.jsonl"
     index = {}
     try:
-        for row in read_lines(path, torn=False):
+        for row in read_lines(path, allow_torn=False):
             index[row["case"], row["part"]] = row["shard"], int(row["offset"]), int(row["size"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise ShardError(

@@ -32,7 +32,7 @@ from ..ct.dicom import short_name
 # %% ../../nbs/corpora/05_folder.ipynb #eb22845a
 def find_columns(
     table: pd.DataFrame,
-    path: Path,  # of the table, for messages
+    table_path: Path,  # for messages
     given: dict[str, str] | None = None,  # use → name of the column
 ) -> dict[str, str]:
     "Use → name of its column. Raises `CorpusError` where no column is the path, or the findings."
@@ -42,65 +42,73 @@ def find_columns(
         raise CorpusError(f"columns: expected {listed(COLUMNS)}, found {listed(unknown)}")
     absent = [column for column in given.values() if column not in table.columns]
     if absent:
-        raise CorpusError(f"{path}: no column {listed(absent)}; found {listed(table.columns)}")
+        raise CorpusError(
+            f"{table_path}: no column {listed(absent)}; found {listed(table.columns)}"
+        )
 
     by_lower_name = {str(column).lower(): column for column in table.columns}
     found = {}
     for use, names in COLUMNS.items():
         there = [by_lower_name[name] for name in names if name in by_lower_name]
-        if there and use not in given: found[use] = there[0]
-    found |= given
+        if there: found[use] = there[0]
+    found |= given  # the caller wins
     missing = [use for use in ("path", "findings") if use not in found]
     if missing:
         asked = " and which the ".join(missing)
         advice = f"say it by columns={{'{missing[0]}': …}}"
         raise CorpusError(
-            f"{path}: which column is the {asked}? Found {listed(table.columns)}; {advice}"
+            f"{table_path}: which column is the {asked}? "
+            f"Found {listed(table.columns)}; {advice}"
         )
     return found
 
 # %% ../../nbs/corpora/05_folder.ipynb #1dd13e1b
 def patients_of_rows(
     rows: pd.DataFrame,
-    use: dict[str, str],  # of `find_columns`
-    names: pd.Series,  # the path in each row
+    column_of: dict[str, str],  # use → column, of `find_columns`
+    paths: pd.Series,  # the path in each row
     pattern: str | None,  # finds the patient in a path; taken where no column tells
-    path: Path,  # of the table, for messages
+    table_path: Path,  # for messages
 ) -> pd.Series:
     "A patient for every row. Raises `CorpusError` where that can't be known."
-    if "patient" in use:
-        column = use["patient"]
-        empty = names[rows[column].isna()]
+    if "patient" in column_of:
+        column = column_of["patient"]
+        empty = paths[rows[column].isna()]
         if len(empty):
             whose = f"{empty.iloc[0]!r} ({len(empty)} rows)"
-            raise CorpusError(f"{path}: no patient in {column} for {whose}")
+            raise CorpusError(f"{table_path}: no patient in {column} for {whose}")
         return rows[column].astype(str)
     if pattern is None:
-        column = f"a column {listed(COLUMNS['patient'][:3])}"
-        pattern = "patient=r'…', a pattern that finds the patient in a path"
-        raise CorpusError(f"{path}: whose CTs are these? Expected {column}, or {pattern}")
-    found = find_patients(names, pattern)
-    unknown = names[found.isna()]
+        wanted_column = f"a column {listed(COLUMNS['patient'][:3])}"
+        wanted_pattern = "patient=r'…', a pattern that finds the patient in a path"
+        raise CorpusError(
+            f"{table_path}: whose CTs are these? Expected {wanted_column}, or {wanted_pattern}"
+        )
+    found = find_patients(paths, pattern)
+    unknown = paths[found.isna()]
     if len(unknown):
         where = f"{unknown.iloc[0]!r} ({len(unknown)} rows)"
-        raise CorpusError(f"{path}: the pattern {pattern!r} finds no patient in {where}")
+        raise CorpusError(f"{table_path}: the pattern {pattern!r} finds no patient in {where}")
     return found
 
 # %% ../../nbs/corpora/05_folder.ipynb #28b3a10e
 def scans_of_rows(
     rows: pd.DataFrame,
-    use: dict[str, str],  # of `find_columns`
-    cases: pd.DataFrame,  # case and patient of each row
+    column_of: dict[str, str],  # use → column, of `find_columns`
+    cases: pd.DataFrame,  # case (made of the path alone) and patient of each row
 ) -> pd.Series:
-    "A scan for every row: patient and column `scan`, or else the case."
-    if "scan" not in use: return cases.case
-    column = rows[use["scan"]]
+    "A scan for every row: patient and column `scan`, or the case if that is empty or absent."
+    if "scan" not in column_of: return cases.case
+    column = rows[column_of["scan"]]
     return (cases.patient + "_" + column.astype(str)).where(column.notna(), cases.case)
 
 # %% ../../nbs/corpora/05_folder.ipynb #12033d87
-def series_of_rows(rows: pd.DataFrame, use: dict[str, str]) -> pd.Series:
+def series_of_rows(
+    rows: pd.DataFrame,
+    column_of: dict[str, str],  # use → column, of `find_columns`; with `series`
+) -> pd.Series:
     "The DICOM series of every row; None where there is none."
-    column = rows[use["series"]]
+    column = rows[column_of["series"]]
     return column.astype(object).where(column.notna(), None)
 
 
@@ -109,60 +117,65 @@ def _case_of_series(case: str, series: str | None) -> str:
     return case if series is None else f"{case}_{short_name(series)}"
 
 # %% ../../nbs/corpora/05_folder.ipynb #a56e0fc1
-def _labels_of_rows(rows: pd.DataFrame, path: Path) -> list[list[int]] | None:
+def _labels_of_rows(
+    rows: pd.DataFrame,
+    table_path: Path,  # for messages
+) -> list[list[int]] | None:
     "18 × 0 or 1 for each row; None unless the table has all of them. Raises `CorpusError`."
     if not set(LABELS) <= set(rows.columns): return None
     numbers = label_numbers(rows)
     wrong = numbers.isna().any(axis=1).to_numpy()
     if wrong.any():
         found = f"found others in {wrong.sum()} rows, the first is row {wrong.argmax() + 1}"
-        raise CorpusError(f"{path}: expected labels 0 or 1, {found}")
+        raise CorpusError(f"{table_path}: expected labels 0 or 1, {found}")
     return numbers.astype(int).values.tolist()
 
 # %% ../../nbs/corpora/05_folder.ipynb #30fa2d25
 def _describe_rows(
     rows: pd.DataFrame,
-    use: dict[str, str],  # of `find_columns`
-    names: pd.Series,  # the path in each row, as the table has it
-    places: pd.DataFrame,  # name and path of each row's file
-    patient: str | None,
-    path: Path,  # of the table, for messages
+    column_of: dict[str, str],  # use → column, of `find_columns`
+    paths: pd.Series,  # the path in each row, as the table has it
+    files: pd.DataFrame,  # name and path of each row's file
+    patient: str | None,  # pattern that finds the patient in a path
+    table_path: Path,  # for messages
 ) -> pd.DataFrame:
     "All columns of the cases but the split; series and labels where the table has them."
     cases = pd.DataFrame(index=rows.index)
-    cases["case"] = [case_name(name) for name in places.name]
-    cases["path"] = places.path.tolist()
+    cases["case"] = [case_name(name) for name in files.name]
+    cases["path"] = files.path.tolist()
     for text in ("findings", "impressions"):
-        cases[text] = rows[use[text]].map(clean_text) if text in use else ""
-    cases["patient"] = patients_of_rows(rows, use, names, patient, path)
-    cases["scan"] = scans_of_rows(rows, use, cases)
-    if "series" in use:
-        cases["series"] = series_of_rows(rows, use)
+        # brackets and quotes are dropped, as the release does
+        cases[text] = rows[column_of[text]].map(clean_text) if text in column_of else ""
+    cases["patient"] = patients_of_rows(rows, column_of, paths, patient, table_path)
+    # before the series becomes part of the case's name: series of one folder are one scan
+    cases["scan"] = scans_of_rows(rows, column_of, cases)
+    if "series" in column_of:
+        cases["series"] = series_of_rows(rows, column_of)
         pairs = zip(cases.case, cases.series)
         cases["case"] = [_case_of_series(case, series) for case, series in pairs]
-    labels = _labels_of_rows(rows, path)
+    labels = _labels_of_rows(rows, table_path)
     if labels: cases["labels"] = labels
     return cases
 
 # %% ../../nbs/corpora/05_folder.ipynb #c35a5eaa
 def read_rows(
-    path: Path,  # of the table, a CSV
+    table_path: Path,  # a CSV
     place: Callable[[pd.Series], pd.DataFrame],  # paths in the table → name and path of each file
     columns: dict[str, str] | None,  # use → name of the column; None: by usual names
     patient: str | None,  # pattern that finds the patient in a path
     split: str | Path,  # see `assign_split`
-    share: float,
+    share: float,  # of the patients (or rows), for training
     seed: int,
 ) -> pd.DataFrame:
     "The cases of a table, those without a report too. Raises `FileNotFoundError`, `CorpusError`."
-    rows = read_table(path, [])
-    use = find_columns(rows, path, columns)
-    rows = rows[rows[use["path"]].notna()]
-    names = rows[use["path"]].astype(str)
-    cases = _describe_rows(rows, use, names, place(names), patient, path)
-    refuse_repeats(cases.case, f"{path}:")
-    if "split" in use:
-        return cases.assign(split=split_names(rows[use["split"]], path))
+    rows = read_table(table_path, [])
+    column_of = find_columns(rows, table_path, columns)
+    rows = rows[rows[column_of["path"]].notna()]
+    paths = rows[column_of["path"]].astype(str)
+    cases = _describe_rows(rows, column_of, paths, place(paths), patient, table_path)
+    refuse_repeats(cases.case, f"{table_path}:")
+    if "split" in column_of:
+        return cases.assign(split=split_names(rows[column_of["split"]], table_path))
     return assign_split(cases, split, share, seed)
 
 # %% ../../nbs/corpora/05_folder.ipynb #27891cbf
@@ -171,17 +184,17 @@ def read_folder(
     table: str | Path | None = None,  # CSV; None: `corpus.csv` in the folder
     columns: dict[str, str] | None = None,  # use → name of the column; None: by usual names
     patient: str | None = None,  # pattern that finds the patient in a path, such as r"sub-\w+"
-    split: str | Path = "patient",  # see `assign_split`; a column `split` in the table goes first
-    share: float = 0.8,
+    split: str | Path = "patient",  # see `assign_split`; not used if the table has such a column
+    share: float = 0.8,  # of the patients (or rows), for training
     seed: int = 42,
 ) -> pd.DataFrame:
     "One row per CT with a report, in `CASE_COLUMNS`. Raises `FileNotFoundError`, `CorpusError`."
     root = Path(root)
-    path = root / "corpus.csv" if table is None else Path(table)
+    table_path = root / "corpus.csv" if table is None else Path(table)
 
-    def place(names: pd.Series) -> pd.DataFrame:
-        paths = [str(safe_path(root, name, path)) for name in names]
-        return pd.DataFrame({"name": names, "path": paths})
+    def place(paths: pd.Series) -> pd.DataFrame:
+        files = [str(safe_path(root, path, table_path)) for path in paths]
+        return pd.DataFrame({"name": paths, "path": files})
 
-    cases = read_rows(path, place, columns, patient, split, share, seed)
-    return cases_with_report(cases, path)
+    cases = read_rows(table_path, place, columns, patient, split, share, seed)
+    return cases_with_report(cases, table_path)

@@ -21,8 +21,8 @@ from ..config import SliceConfig, VolumeConfig
 from .nifti import (HeaderFacts, VoxelLayout, check_end, header_facts, open_ct,
                              read_header, read_into, voxel_layout)
 from .read import read_ct
-from .resample import (axial_slices, axis_matrix, encoder_volume, occupied_places,
-                                probe_places, resampled_size, resize_matrix, slice_places)
+from .resample import (axial_slices, axis_matrix, encoder_volume, occupied_along_axes,
+                                probe_positions, resampled_size, resize_matrix, slice_positions)
 from .volume import (CT, VolumeError, check_finite, check_geometry, check_sample,
                               sample_step, to_hu)
 
@@ -67,23 +67,23 @@ def transpose(self: Planes, z: int, x: int, y: int) -> Planes:
 
 
 @patch
-def places_above(
+def occupied_above(
     self: Planes,
-    used: Sequence[np.ndarray],  # per axis: the places that have a say
+    used: Sequence[np.ndarray],  # per axis: the indices that resampling reads
     low: float,  # HU, the window's floor
 ) -> list[np.ndarray]:
-    "Per axis, which places hold a used voxel above `low`; along z the first and the last."
+    "Per axis, a mask of the indices with a used voxel above `low`; along z the first and the last."
     occupied = np.flatnonzero(self.occupied)
     planes = np.zeros(len(self), bool)
     planes[occupied[:1]] = True
     planes[occupied[-1:]] = True
     pixels = self.highest[np.ix_(used[1], used[2])] > low
-    return occupied_places(planes, pixels, used, self.shape)
+    return occupied_along_axes(planes, pixels, used, self.shape)
 
 # %% ../../nbs/ct/05_planes.ipynb #5af98501
-def _both_sides(places: np.ndarray, n: int) -> set[int]:
-    "The planes of a file of `n` between which these places lie."
-    below = places.astype(int)
+def _both_sides(positions: np.ndarray, n: int) -> set[int]:
+    "The planes of a file of `n` between which these positions lie."
+    below = positions.astype(int)
     above = np.minimum(below + 1, n - 1)
     return {*below.tolist(), *above.tolist()}
 
@@ -96,18 +96,18 @@ def planes_of_slices(
 ) -> set[int]:
     "What `axial_slices` will ask for."
     size = resampled_size(shape, spacing, volume.spacing)
-    places = slice_places(shape[0], size[0], slices.n)
-    return _both_sides(places, shape[0])
+    positions = slice_positions(shape[0], size[0], slices.n)
+    return _both_sides(positions, shape[0])
 
 
 def planes_of_volume(
-    maps: Sequence[csr_matrix],  # resampling per axis
+    resampling: Sequence[csr_matrix],  # a matrix per axis
     volume: VolumeConfig,
 ) -> set[int]:
     "What `encoder_volume` will ask for if the crop box holds the first and the last plane."
-    between, n = maps[0].shape
-    uncropped = axis_matrix(maps[0], slice(0, between), volume.size[0])
-    return {*uncropped.indices.tolist()} | _both_sides(probe_places(n, between), n)
+    between, n = resampling[0].shape
+    uncropped = axis_matrix(resampling[0], slice(0, between), volume.size[0])
+    return {*uncropped.indices.tolist()} | _both_sides(probe_positions(n, between), n)
 
 # %% ../../nbs/ct/05_planes.ipynb #6ab40b97
 class Tally:
@@ -116,7 +116,7 @@ class Tally:
     def __init__(
         self,
         shape: tuple[int, int, int],  # (z, x, y)
-        used: Sequence[np.ndarray],  # per axis: the places that have a say in the crop box
+        used: Sequence[np.ndarray],  # per axis: the indices that resampling reads
         floor: float,  # HU, of the window
     ):
         self.used = used
@@ -183,13 +183,13 @@ def plan_planes(
     volume: VolumeConfig,
     slices: SliceConfig,
 ) -> tuple[set[int], list[np.ndarray]]:
-    "The planes to keep, and per axis the places that resampling uses. Raises `MissingPlane`."
+    "The planes to keep, and per axis the indices that resampling reads. Raises `MissingPlane`."
     if max(shape) > 4096:
-        raise MissingPlane("matrices for so many places take more memory than is saved")
+        raise MissingPlane("matrices for axes this long take more memory than is saved")
     size = resampled_size(shape, spacing, volume.spacing)
-    maps = [resize_matrix(n, m) for n, m in zip(shape, size)]
-    keep = planes_of_volume(maps, volume) | planes_of_slices(shape, spacing, volume, slices)
-    return keep, [np.unique(resample.indices) for resample in maps]
+    resampling = [resize_matrix(n, m) for n, m in zip(shape, size)]
+    keep = planes_of_volume(resampling, volume) | planes_of_slices(shape, spacing, volume, slices)
+    return keep, [np.unique(resample.indices) for resample in resampling]
 
 # %% ../../nbs/ct/05_planes.ipynb #475c5f48
 def _to_patient_plane(plane: np.ndarray, facts: HeaderFacts, path: str | Path) -> np.ndarray:

@@ -111,10 +111,10 @@ def text_numbers(
     training: Sequence[str],  # texts of the training split, for the baselines
     patients: Sequence[str] | None = None,  # for the intervals; None: each text alone
     nearest: Sequence[str] | None = None,  # for each, the text of the most similar training case
-    learned: Mapping[str, dict] | Sequence[str] = (),  # further scores, of `metrics.text.LEARNED`
+    learned: Mapping[str, dict] | Sequence[str] = (),  # further scores, of `learned_names`
 ) -> tuple[dict[str, dict], dict[str, str]]:
-    """Text scores in both protocols, beside those of texts that never saw the CT; and why others
-    aren't computed."""
+    """Text scores in both protocols, beside those of the baselines; and why others aren't
+    computed."""
     scores, reasons = text_scores(predictions, references, learned)
     blind_texts = baseline_texts(training, len(predictions))
     if nearest is not None: blind_texts[NEAREST] = nearest
@@ -132,7 +132,7 @@ def clinical_numbers(
     patients: Sequence[str],
     nearest: Sequence[Report] | None = None,  # parsed reports of the most similar training cases
 ) -> dict[str, dict]:
-    "Clinical scores, beside those of reports that never saw the CT."
+    "Clinical scores, beside those of the baselines."
     scores = clinical_scores(predicted, true, training, names)
     baselines = clinical_baselines(predicted, true, training, names)
     if nearest is not None:
@@ -143,7 +143,7 @@ def clinical_numbers(
 def _findings(
     labeler: Labeler,
     output: Path,
-    once: Sequence[dict],  # records
+    records: Sequence[dict],  # of the cases that are labelled
     texts: Mapping[str, list[str] | None],  # predictions, references, training, nearest
     patients: Sequence[str],
 ) -> tuple[dict[str, dict], dict[str, dict]]:
@@ -154,7 +154,7 @@ def _findings(
     nearest = labeler(texts["nearest"]) if texts["nearest"] else None
     names = finding_names(training)
     rows = [{"said": p, "true": t} for p, t in zip(predicted, true)]
-    write_case_rows(output / "findings.jsonl", once, rows)
+    write_case_rows(output / "findings.jsonl", records, rows)
 
     numbers = clinical_numbers(predicted, true, training, names, patients, nearest)
     bars = {"clinical micro-F1": "micro", "clinical macro-F1": "macro"}
@@ -178,7 +178,7 @@ def _released_words(
     numbers, _ = text_numbers(predictions, references, training, patients, learned=learned)
     return released_only(numbers)
 
-
+# %% ../../nbs/evaluation/03_reports.ipynb #f208e27e
 MRG_HEADLINE = [
     "clinical micro-F1", "clinical macro-F1", "location accuracy",
     "BLEU-4", "BLEU-4 (released)", "ROUGE-L", "METEOR",
@@ -200,7 +200,7 @@ def evaluate_mrg(
     max_new_tokens: int = 512,
     labeler: Labeler | str | None = "phantom",  # or its name; None: no clinical scores
     prompt: str = REPORT_PROMPT,
-    learned: dict[str, dict] | Sequence[str] = (),  # of `metrics.text.LEARNED`; a dict has settings
+    learned: dict[str, dict] | Sequence[str] = (),  # of `learned_names`; a dict has settings
     neighbours: int = 1000,  # training cases, of which the most similar lends its report; 0: none
     every_reconstruction: bool = False,  # for the `released` numbers; False: one per scan there too
 ) -> dict:
@@ -213,7 +213,7 @@ def evaluate_mrg(
     asked = report_requests(once, prompt)
     rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
     patients = [row["patient"] for row in rows]
-    texts = {
+    texts = {  # the first arguments of `text_numbers`, by name
         "predictions": [row["prediction"] for row in rows],
         "references": [row["reference"] for row in rows],
         "training": [record["findings"] for record in known],
@@ -221,7 +221,7 @@ def evaluate_mrg(
     }
     if neighbours:
         texts["nearest"] = nearest_reports(model_folder, data, output, once, known[:neighbours])
-    # label, and score the findings
+    # label, then score the findings
     numbers, not_computed = {}, {}
     details = {"labeler": _labeler_name(labeler)}
     if labeler is None:

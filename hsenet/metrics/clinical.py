@@ -112,7 +112,8 @@ def macro_of(
     top, bottom = share_parts(key, hits, extra, missed, cases)
     share = np.divide(top, bottom, out=np.zeros(top.shape), where=bottom > 0)
     tested = hits + extra + missed > 0
-    total, count = (share * tested).sum(axis=1), tested.sum(axis=1)
+    total = (share * tested).sum(axis=1)
+    count = tested.sum(axis=1)
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 # %% ../../nbs/metrics/06_clinical.ipynb #6f5be419
@@ -216,7 +217,8 @@ def finding_table(
 
 def _aurocs(stated: Any, true: Any) -> list[float | None]:
     "AUROC of each of the L findings; None where none, or all, are present."
-    stated, true = np.asarray(stated, float), np.asarray(true).astype(bool)
+    stated = np.asarray(stated, float)
+    true = np.asarray(true).astype(bool)
     if stated.shape != true.shape:
         raise ClinicalMetricError(f"scores of shape {stated.shape} for findings of shape "
                                   f"{true.shape}")
@@ -261,7 +263,8 @@ def place_scores(
     same, overlap, counted = np.zeros((3, len(true), len(names)))
     for i, (report, wanted) in enumerate(zip(predicted, true)):
         for j, name in enumerate(names):
-            places, true_places = places_of(report, name), places_of(wanted, name)
+            places = places_of(report, name)
+            true_places = places_of(wanted, name)
             if places is None or not true_places: continue
             counted[i, j] = 1
             same[i, j] = places == true_places
@@ -372,7 +375,8 @@ def clinical_scores(
     if not len(true) or not len(training):
         raise ClinicalMetricError(f"found {len(true)} reports to score and {len(training)} "
                                   "training reports; both are needed")
-    claimed, there = presence(predicted, names), presence(true, names)
+    claimed = presence(predicted, names)
+    there = presence(true, names)
     scores = finding_scores(claimed, there, names)
     stated = stated_scores(predicted, names)
     some_but_not_all = there.any(axis=0) & ~there.all(axis=0)

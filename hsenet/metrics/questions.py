@@ -74,10 +74,7 @@ def depth_accuracy(predictions: Sequence[str], answers: Sequence[str]) -> dict[i
     return by_depth
 
 # %% ../../nbs/metrics/09_questions.ipynb #2fd200cf
-def confusion(
-    predictions: Sequence[str],
-    answers: Sequence[str],
-) -> np.ndarray:
+def confusion(predictions: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     """(11, 12) counts: rows are the answers' major classes, columns the predictions', the last one
     `not on the list`."""
     columns = {name: i for i, name in enumerate((*ANATOMY, OFF_LIST))}
@@ -93,7 +90,9 @@ def class_report(matrix: np.ndarray) -> dict[str, dict]:
     ratio = lambda top, bottom: float(top / bottom) if bottom else None
     report = {}
     for i, name in enumerate(ANATOMY):
-        hit, support, predicted = matrix[i, i], matrix[i].sum(), matrix[:, i].sum()
+        hit = matrix[i, i]
+        support = matrix[i].sum()
+        predicted = matrix[:, i].sum()
         report[name] = {
             "precision": ratio(hit, predicted),
             "recall": ratio(hit, support),
@@ -148,7 +147,8 @@ def _shares_by_class(
     exact = [exact_hit(*pair, protocol) for pair in pairs]
     shares = {}
     for name, member in zip(ANATOMY, class_member(answers).T):
-        accuracy, exact_match = mean_score(major, member), mean_score(exact, member)
+        accuracy = mean_score(major, member)
+        exact_match = mean_score(exact, member)
         shares[name] = {"accuracy": accuracy.value, "exact_match": exact_match.value}
     return shares
 
@@ -213,7 +213,8 @@ def probability_scores(
     bins: int = BINS,
 ) -> dict[str, Score]:
     "`Brier score`, and `calibration error` (without an interval: it grows with every resampling)."
-    p, there = np.asarray(probabilities, float), true_presence(answers)
+    p = np.asarray(probabilities, float)
+    there = true_presence(answers)
     if len(p) != len(there):
         raise VQAMetricError(f"{len(p)} probabilities but {len(there)} answers")
     member = bins_of(p, bins)[:, None] == np.arange(bins)
@@ -231,7 +232,8 @@ def calibration(
 ) -> dict:
     """`{n, brier, ece, base_rate, bins: [{low, high, n, stated, observed}]}`; empty bins are left
     out."""
-    p, there = np.asarray(probabilities, float), true_presence(answers)
+    p = np.asarray(probabilities, float)
+    there = true_presence(answers)
     scores = probability_scores(p, answers, bins)
     place = bins_of(p, bins)
     rows = []
@@ -307,7 +309,8 @@ def size_scores(
     `within 2 mm` of all."""
     measured, gaps = size_gaps(predictions, answers)
     answered = np.isfinite(gaps)
-    errors, cases = np.abs(gaps[answered]), measured[answered]
+    errors = np.abs(gaps[answered])
+    cases = measured[answered]
     near = np.nan_to_num(np.abs(gaps), nan=np.inf) <= tolerance
     return {
         "mean absolute error (mm)": mean_score(errors, cases=cases),
@@ -367,10 +370,7 @@ def abnormality_scores(
     return {"exact match": exact, "F1": f1, "micro-F1": Score(pooled, micro_f1), "macro-F1": macro}
 
 # %% ../../nbs/metrics/09_questions.ipynb #8ace7135
-def abnormality_metrics(
-    predictions: Sequence[str],
-    answers: Sequence[str],
-) -> dict:
+def abnormality_metrics(predictions: Sequence[str], answers: Sequence[str]) -> dict:
     """`{n, exact_match, f1, micro_f1, macro_f1, n_terms, empty}`: F1 of term sets per question,
     pooled, and per term; fractions."""
     scores = abnormality_scores(predictions, answers)

@@ -70,14 +70,16 @@ def truth_ranks(
     queries = unit_rows(queries, "queries")
     gallery = unit_rows(gallery, "gallery")
     own, others = group_codes(groups, gallery_groups, len(queries), len(gallery))
-    own, others = torch.as_tensor(own, device=device), torch.as_tensor(others, device=device)
+    own = torch.as_tensor(own, device=device)
+    others = torch.as_tensor(others, device=device)
     counts = []
     for start, similarity in similarity_blocks(queries, gallery, device, memory):
         right = own[start:start + len(similarity), None] == others
         best = similarity.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
         nearer = (similarity > best).sum(1)
         as_near = similarity == best
-        tied, as_right = (as_near & ~right).sum(1), (as_near & right).sum(1)
+        tied = (as_near & ~right).sum(1)
+        as_right = (as_near & right).sum(1)
         counts.append(torch.stack([nearer, tied, as_right]).cpu().numpy())
     return Ranks(*np.concatenate(counts, axis=1))
 
@@ -88,7 +90,8 @@ def expected_hits(
 ) -> np.ndarray:
     """(N,) probability that a right item is among the first `k` when ties are broken at random; 0
     or 1 without ties."""
-    nearer, tied = np.asarray(ranks[0]), np.asarray(ranks[1])
+    nearer = np.asarray(ranks[0])
+    tied = np.asarray(ranks[1])
     right = np.asarray(ranks[2]) if len(ranks) > 2 else np.ones_like(tied)
     slots = np.clip(k - nearer, 0, tied + right)
     hit = np.zeros(len(tied))
@@ -227,7 +230,8 @@ def jaccard(
     b: np.ndarray,  # (M, L) binary
 ) -> np.ndarray:
     "(N, M) Jaccard indices of label sets; two empty sets have nothing in common: 0."
-    a, b = np.asarray(a, float), np.asarray(b, float)
+    a = np.asarray(a, float)
+    b = np.asarray(b, float)
     common = a @ b.T
     either = a.sum(1)[:, None] + b.sum(1) - common
     return np.divide(common, either, out=np.zeros_like(common), where=either > 0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_WORDNET', 'TEXT_METRICS', 'NOT_ASKED', 'bleu_score', 'precision_score', 'rouge_score', 'NotComputed',
            'meteor_score', 'cider_score', 'bertscore', 'ratescore', 'radgraph', 'green', 'learned_score', 'TextMetric',
-           'learned_names', 'TextMetricError', 'named_scores', 'check_texts', 'text_scores', 'text_metrics',
+           'learned_names', 'TextMetricError', 'learned_settings', 'check_texts', 'text_scores', 'text_metrics',
            'usual_text', 'baseline_texts']
 
 # %% ../../nbs/metrics/05_text.ipynb #af3101c4
@@ -215,11 +215,11 @@ class TextMetricError(ValueError):
     "Texts that can't be compared, or a score that nobody knows."
 
 
-def named_scores(
+def learned_settings(
     words: Sequence[str],  # `bertscore`, or with a model, by name or folder: `green=folder`
 ) -> dict[str, dict]:
-    """Settings of scores that are computed on demand, as `text_scores` takes them. Raises
-    `TextMetricError`."""
+    """Settings of learned scores from words of the command line, as `text_scores` takes them.
+    Raises `TextMetricError`."""
     settings = {}
     for word in words:
         name, equals, model = word.partition("=")
@@ -274,6 +274,7 @@ def _computed(
             scores[key] = _in_both_protocols(metric, predictions, references, settings.get(key, {}))
         except NotComputed as e:
             reasons[key] = str(e)
+            # the mean over no case: its value is None
             nothing = mean_score(np.zeros(len(references)), counted=np.zeros(len(references)))
             scores[key] = {protocol: replace(nothing, protocol=protocol) for protocol in PROTOCOLS}
     return scores, reasons

@@ -56,7 +56,8 @@ def ngram_matches(
     reference: str,
 ) -> tuple[tuple[int, int], ...]:
     "(clipped matches, n-grams of the prediction) of orders 1…4."
-    own, other = bleu_tokens(prediction), bleu_tokens(reference)
+    own = bleu_tokens(prediction)
+    other = bleu_tokens(reference)
     counts = []
     for n in ORDERS:
         found = ngrams(own, n)
@@ -148,10 +149,12 @@ def rouge(
     reference: str,
 ) -> dict[str, float]:
     "`{rouge1, rouge2, rougeL}`: F-measures of one pair; 0 where either side is empty."
-    own, other = _rouge_tokens(prediction), _rouge_tokens(reference)
+    own = _rouge_tokens(prediction)
+    other = _rouge_tokens(reference)
     measures = {}
     for n in (1, 2):
-        found, wanted = ngrams(own, n), ngrams(other, n)
+        found = ngrams(own, n)
+        wanted = ngrams(other, n)
         measures[f"rouge{n}"] = _f_measure((found & wanted).total(), found.total(), wanted.total())
     measures["rougeL"] = _f_measure(common_length(own, other), len(own), len(other))
     return measures
@@ -246,7 +249,8 @@ def meteor(
     wordnet: WordNetCorpusReader,
 ) -> float:
     "METEOR of one pair, with synonyms from `wordnet`; 0 where either side is empty."
-    found, wanted = meteor_words(prediction), meteor_words(reference)
+    found = meteor_words(prediction)
+    wanted = meteor_words(reference)
     if not found or not wanted: return 0.0
     stemmer, synonyms = _remembered(wordnet)
     return float(single_meteor_score(wanted, found, stemmer=stemmer, wordnet=synonyms))

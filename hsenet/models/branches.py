@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READS', 'BRANCHES', 'OLD_PROJECTORS', 'OLD_NAMES', 'Branch', 'find_branch', 'register_branch', 'BranchConfig',
-           'branch_configs', 'check_branches', 'branch_encoders', 'run_branches', 'with_branches', 'new_name']
+           'branch_configs', 'check_branches', 'branch_encoders', 'run_branch_configs', 'with_branches', 'new_name']
 
 # %% ../../nbs/models/03_branches.ipynb #0bf57bbe
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ class Branch:
     encoder: type[PreTrainedModel]  # forward(**reads) → (B, 1 + N, W); config has hidden_size, grid
     build: Callable[[Config], PreTrainedModel]  # an encoder as a run's configuration describes it
     reads: tuple[str, ...] = ("volume",)  # of `READS`: arguments of the encoder's forward
-    run: str | None = None  # `stage1`, `stage2`: whose CLIP has its weights; None: those of `build`
+    run: str | None = None  # stage whose CLIP has the trained weights; None: those of `build` stay
     title: str = ""  # for tables
 
     def __post_init__(self):
@@ -111,7 +111,7 @@ def branch_configs(
     encoders: Mapping[str, PretrainedConfig | dict], # branch → encoder's configuration, in order
     projector: dict, # settings that all projectors share; see `ProjectorConfig`
 ) -> list[BranchConfig]:
-    "Branches whose projectors differ in nothing but what they are given."
+    "A branch per encoder; their projectors have the same settings, each with its encoder's sizes."
     branches = []
     for name, encoder in encoders.items():
         branches.append(BranchConfig(name, deepcopy(encoder), dict(projector)))
@@ -139,7 +139,7 @@ def branch_encoders(
     for clip, guided in ((clip1, False), (clip2, True)):
         if clip is not None and clip.config.guided != guided:
             raise ValueError(
-                "build_vlm: expected a stage-1 and a stage-2 (guided) CLIP, in this order"
+                "expected a stage-1 CLIP and a stage-2 (guided) one, in this order"
             )
     clips = {"stage1": clip1, "stage2": clip2}
     encoders = {}
@@ -150,12 +150,12 @@ def branch_encoders(
     return encoders
 
 # %% ../../nbs/models/03_branches.ipynb #d031d046
-def run_branches(
+def run_branch_configs(
     config: Config,
     encoders: Mapping[str, PreTrainedModel], # branch → encoder
     out_dim: int, # width of the language model
 ) -> list[BranchConfig]:
-    "What a model's configuration says of its branches, from a run's."
+    "The configuration of each branch of a new model: its encoder's, and one of its projector."
     branches = []
     for name, encoder in encoders.items():
         projector = packer_config(config, encoder.config, out_dim)

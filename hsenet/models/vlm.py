@@ -35,7 +35,7 @@ from hsenet.models.branches import (
     check_branches,
     find_branch,
     new_name,
-    run_branches,
+    run_branch_configs,
     with_branches,
 )
 from .clip import VolumeCLIP, build_clip
@@ -399,7 +399,7 @@ def build_vlm(
         )
     language_model = build_language_model(config.language, tokenizer)
     settings = HSENetVLMConfig(
-        run_branches(config, encoders, language_model.config.hidden_size),
+        run_branch_configs(config, encoders, language_model.config.hidden_size),
         language_model.config,
         image_token_id=image_token,
         base=config.language.pretrained if config.language.lora else None,
@@ -455,7 +455,7 @@ def _unmade(config: Config, num_kv_heads: int, tied: bool) -> HSENetVLM:
     language = config.language
     settings = phi3_config(language)
     if language.pretrained: settings = phi3_config(language, None, num_kv_heads, tied)
-    branches = run_branches(config, branch_encoders(config), language.hidden_size)
+    branches = run_branch_configs(config, branch_encoders(config), language.hidden_size)
     model = HSENetVLM(HSENetVLMConfig(branches, settings))
     return add_lora(model, language) if language.lora else model
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'CLIP_PARTS', 'CONTROLS', 'VLM_PARTS', 'run_facts', 'CLIPTask', 'clip_tokenizer', 'whiten_text_head',
-           'train_stage1', 'train_stage2', 'VLMTask', 'encode_records', 'encode_cases', 'vlm_tokenizer', 'towers_id',
+           'train_stage1', 'train_stage2', 'VLMTask', 'encode_records', 'encode_split', 'vlm_tokenizer', 'towers_id',
            'train_mrg', 'train_vqa']
 
 # %% ../../nbs/training/03_stages.ipynb #c9b7fc50
@@ -139,7 +139,7 @@ def whiten_text_head(
     present = int((scale > 1e-5 * scale[0]).sum())
     k = min(directions, present)
     whiten = torch.zeros_like(model.text_head.weight[:, : texts.shape[1]])
-    whiten[:k] = axes[:k] / scale[:k, None] * len(texts) ** 0.5
+    whiten[:k] = axes[:k] / scale[:k, None] * len(texts) ** 0.5  # variance 1 in each direction
     noise = torch.randn(len(whiten), len(whiten))
     mix = torch.linalg.qr(noise)[0]  # a rotation: spread over all outputs
     model.text_head.weight.copy_(mix @ whiten)
@@ -243,7 +243,7 @@ def _clip_sizes(config: Config) -> dict:
 class VLMTask(Task):
     "Training of packers and language model on answers (reports are answers too)."
 
-    inputs = (
+    arguments = (  # of the model's forward
         "input_ids",
         "attention_mask",
         "labels",
@@ -254,7 +254,7 @@ class VLMTask(Task):
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Mean cross-entropy of the answer's tokens."
-        inputs = {name: batch[name] for name in self.inputs if name in batch}
+        inputs = {name: batch[name] for name in self.arguments if name in batch}
         return model(**inputs).loss, {}
 
     def weight(self, batch: dict) -> float:
@@ -284,7 +284,7 @@ def encode_records(
 
 
 @torch.no_grad()
-def encode_cases(
+def encode_split(
     vlm: HSENetVLM,
     cache: str | Path,
     split: str,
@@ -308,16 +308,15 @@ def vlm_tokenizer(config: Config, cache: str | Path, tasks: tuple[str, ...] = ("
     settings = config.language
     if settings.pretrained: return load_tokenizer(settings.pretrained, "causal")
     cache = Path(cache)
-    no_tokens = {record["case"]: None for record in read_manifest(cache, "train")}
-    texts = set(ReportDataset(cache, "train", tokens=no_tokens).texts())
-    texts.update(_question_texts(cache, tasks, no_tokens))
+    texts = set(ReportDataset(cache, "train").texts())
+    texts.update(_question_texts(cache, tasks))
     return train_tokenizer(sorted(texts), settings.vocab_size, "causal", settings.max_length)
 
 
-def _question_texts(cache: Path, tasks: tuple[str, ...], tokens: dict) -> list[str]:
+def _question_texts(cache: Path, tasks: tuple[str, ...]) -> list[str]:
     "Questions and answers of the training split; none where a corpus has no question tables."
     try:
-        return QuestionDataset(cache, "train", tasks=tasks, tokens=tokens).texts()
+        return QuestionDataset(cache, "train", tasks=tasks).texts()
     except (DatasetError, FileNotFoundError) as e:
         log.info("the tokenizer sees reports only: %s", e)
         return []
@@ -326,7 +325,7 @@ def _question_texts(cache: Path, tasks: tuple[str, ...], tokens: dict) -> list[s
 CONTROLS = (None, "random_encoder", "no_image")
 
 
-def _encoders(
+def _stage_clips(
     config: Config,
     stage1: str | Path | None,
     stage2: str | Path | None,
@@ -352,7 +351,7 @@ def _encoders(
     return clips
 
 
-def _check_tokens(config: Config, stage: StageConfig) -> None:
+def _check_augmentation(config: Config, stage: StageConfig) -> None:
     "Tokens of a volume can be kept only where the volume is the same every time."
     augment = config.augment
     changes = (augment.rotate, augment.flip, augment.scale, augment.shift)
@@ -378,14 +377,14 @@ def _fit_vlm(
     **options,  # to `fit`
 ) -> Path:
     "Fine-tune a VLM on the prompts and answers of a data set; gives the best checkpoint."
-    _check_tokens(config, stage)
+    _check_augmentation(config, stage)
     facts = run_facts(config, cache, VLM_PARTS, **facts)
     vlm.config.control = facts["control"]
     resume = options.get("resume", True)
     tokens = {"train": None, "tune": None}
     if stage.cache_tokens and not finished(output, stage, config.seed, facts, resume):
         vlm.to(_device())
-        tokens = {split: encode_cases(vlm, cache, split) for split in tokens}
+        tokens = {split: encode_split(vlm, cache, split) for split in tokens}
     train = dataset(
         cache, "train", augment=config.augment, seed=config.seed, tokens=tokens["train"]
     )
@@ -424,7 +423,7 @@ def train_mrg(
     "Train packers and language model to write reports."
     cache = Path(cache)
     torch.manual_seed(config.seed)
-    clip1, clip2 = _encoders(config, stage1, stage2, control)
+    clip1, clip2 = _stage_clips(config, stage1, stage2, control)
     tokenizer = vlm_tokenizer(config, cache)
     origin = {"stage1": str(stage1), "stage2": str(stage2), "control": str(control)}
     output = open_run(config, output, kw.get("resume", True), **origin)
@@ -453,7 +452,7 @@ def train_vqa(
         vlm, tokenizer, start = _start_from_mrg(config, mrg, control)
     else:
         tokenizer = vlm_tokenizer(config, cache, tasks)
-        vlm = build_vlm(config, tokenizer, *_encoders(config, stage1, stage2, control))
+        vlm = build_vlm(config, tokenizer, *_stage_clips(config, stage1, stage2, control))
         start = {"towers": towers_id(vlm)}
     origin = {"mrg": str(mrg), "control": str(control), "tasks": list(tasks)}
     output = open_run(config, output, kw.get("resume", True), **origin)

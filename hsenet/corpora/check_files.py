@@ -78,7 +78,7 @@ def patients_of_files(
     path: Path,  # of the table
     rows: pd.DataFrame,
     names: pd.Series,  # the path in each row
-    use: dict[str, str],  # of `find_columns`
+    column_of: dict[str, str],  # use → column, of `find_columns`
     pattern: str | None,  # finds the patient in a path
 ) -> pd.Series:
     "The patient of each row, empty if unknown; unknown ones are noted, and those that don't agree."
@@ -88,8 +88,8 @@ def patients_of_files(
     if by_name is None:
         by_name = pd.Series(None, index=names.index, dtype=object)
     patients = by_name
-    if "patient" in use:
-        column = rows[use["patient"]]
+    if "patient" in column_of:
+        column = rows[column_of["patient"]]
         patients = column.astype(str).where(column.notna())
         both = patients.notna() & by_name.notna()
         differ = both & (_number(patients) != _number(by_name))
@@ -106,12 +106,13 @@ def rows_of_files(
     "The rows with a path, and what the columns are for; None where that can't be known."
     rows = check.attempt("unreadable table", path, read_table, path, [])
     if rows is None: return None, {}
-    use = check.attempt("missing column", path, find_columns, rows, path, columns)
-    if use is None: return None, {}
-    check.found["columns"] = ", ".join(f"{what} = {name}" for what, name in use.items())
-    named = rows[use["path"]].notna()
+    column_of = check.attempt("missing column", path, find_columns, rows, path, columns)
+    if column_of is None: return None, {}
+    uses = [f"{use} = {column}" for use, column in column_of.items()]
+    check.found["columns"] = ", ".join(uses)
+    named = rows[column_of["path"]].notna()
     check.note("row without a path", path, [f"row {i + 1}" for i in np.flatnonzero(~named)])
-    return rows[named], use
+    return rows[named], column_of
 
 # %% ../../nbs/corpora/11_check_files.ipynb #18b64ef2
 def _check_rows(
@@ -119,18 +120,19 @@ def _check_rows(
     root: Path,
     path: Path,  # of the table
     rows: pd.DataFrame,
-    use: dict[str, str],
+    column_of: dict[str, str],
     by_name: bool,
     partial: bool,
 ) -> pd.DataFrame:
     "case (the path in the table), path of the file or None, and whether it's `there`, of each row."
-    names = rows[use["path"]].astype(str)
-    keys = [use["path"], use["series"]] if "series" in use else [use["path"]]
+    names = rows[column_of["path"]].astype(str)
+    keys = [column_of["path"]]
+    if "series" in column_of: keys.append(column_of["series"])
     check.note("duplicate", path, names[rows[keys].astype(str).duplicated()])
     find = _place_by_name if by_name else _place_below
     places = pd.Series(find(check, root, names, path), index=names.index, dtype=object)
     there = places.map(lambda place: place is not None and os.path.exists(place)).astype(bool)
-    silent = names[rows[use["findings"]].map(clean_text) == ""]
+    silent = names[rows[column_of["findings"]].map(clean_text) == ""]
     check.note("volume without report", path, silent)
     used = set(places.dropna())
     check.note("volume without report", root, files_left(root, used, by_name))
@@ -145,12 +147,13 @@ def _split_as_read(
     path: Path,  # of the table
     cases: pd.DataFrame,
     rows: pd.DataFrame,
-    use: dict[str, str],
+    column_of: dict[str, str],
     split: str | Path,
 ) -> pd.DataFrame:
     "`cases` with their split; empty where that can't be known."
-    if "split" in use:
-        names = check.attempt("unknown split", path, split_names, rows[use["split"]], path)
+    if "split" in column_of:
+        splits = rows[column_of["split"]]
+        names = check.attempt("unknown split", path, split_names, splits, path)
         return cases.assign(split="" if names is None else names)
     with_split = check.attempt("unknown split", path, assign_split, cases, split)
     return cases.assign(split="") if with_split is None else with_split
@@ -176,17 +179,17 @@ def check_table(
     partial: bool = False,
 ) -> pd.DataFrame:
     "BIMCV-R or a folder: the volumes that are there, in `CHECKED_COLUMNS`, and their series."
-    rows, use = rows_of_files(check, path, columns)
+    rows, column_of = rows_of_files(check, path, columns)
     archives = []
     for archive in sorted(root.rglob("*.zip")):
         if not archive.with_suffix("").is_dir(): archives.append(archive.relative_to(root))
     check.note("archive not unpacked (hsenet corpus unpack)", root, archives)
     if rows is None or rows.empty: return pd.DataFrame(columns=CHECKED_COLUMNS)
-    cases = _check_rows(check, root, path, rows, use, by_name, partial)
-    cases["patient"] = patients_of_files(check, path, rows, cases.case, use, patient)
-    cases["scan"] = scans_of_rows(rows, use, cases)
-    if "series" in use: cases["series"] = series_of_rows(rows, use)
-    cases = _split_as_read(check, path, cases, rows, use, split)
+    cases = _check_rows(check, root, path, rows, column_of, by_name, partial)
+    cases["patient"] = patients_of_files(check, path, rows, cases.case, column_of, patient)
+    cases["scan"] = scans_of_rows(rows, column_of, cases)
+    if "series" in column_of: cases["series"] = series_of_rows(rows, column_of)
+    cases = _split_as_read(check, path, cases, rows, column_of, split)
     _check_labels(check, path, rows, cases.case)
     return cases[cases.there]
 

@@ -157,7 +157,7 @@ def _radgenome_rows(phantom: Phantom, file: str) -> Tables:
     nouns = {}  # a set in order
     for finding in phantom.findings:
         kind = FINDINGS[finding.label]
-        row = {"Volumename": file, "Anatomy": finding.place.path, "Abnormality": kind.noun}
+        row = {"Volumename": file, "Anatomy": finding.place.anatomy, "Abnormality": kind.noun}
         asked.append(row)
         nouns[kind.noun] = True
         if kind.asked_for_size: sized.append({**row, "Size": f"{round(finding.size)} mm"})
@@ -180,7 +180,7 @@ def _truth(phantom: Phantom, volumes: dict[str, Acquisition]) -> dict:
     for finding in phantom.findings:
         findings.append({
             "name": finding.label,
-            "anatomy": finding.place.path,
+            "anatomy": finding.place.anatomy,
             "side": finding.place.side,
             "center_mm": [round(float(value), 1) for value in finding.centre],
             "size_mm": round(finding.size, 1),

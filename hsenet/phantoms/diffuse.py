@@ -37,9 +37,9 @@ def _holes(region: Shape, seed: int) -> Shape:
 def _paint_emphysema(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     for name in finding.place.lobes:
         shape = lobe(phantom.body, name)
-        if phantom.difficulty == "subtle": shape = _holes(shape, finding.shape["seed"])
+        if phantom.difficulty == "subtle": shape = _holes(shape, finding.details["seed"])
         centre, reach = lung_box(phantom.body, name)
-        canvas.paint(shape, finding.shape["hu"], centre, reach, opacity=0.95)
+        canvas.paint(shape, finding.details["hu"], centre, reach, opacity=0.95)
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #d9f921af
 EMPHYSEMA = FindingKind(
@@ -70,7 +70,7 @@ EMPHYSEMA = FindingKind(
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #029ddd59
 def _paint_mosaic(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    patches = grain(finding.shape["seed"], 60)
+    patches = grain(finding.details["seed"], 60)
 
     def hu(z, x, y): return phantom.body.lung_hu + 85 * np.tanh(3 * patches(z, x, y))
     for name in finding.place.lobes:
@@ -141,7 +141,7 @@ def _rim(region: Shape, thickness: float = 20.0) -> Shape:
 
 
 def _paint_septal(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    net = _net(finding.shape["turn"])
+    net = _net(finding.details["turn"])
     for name in finding.place.lobes:
         under_pleura = intersect(_rim(lobe(phantom.body, name)), net)
         centre, reach = lung_box(phantom.body, name)

@@ -106,13 +106,14 @@ def _draw_consolidation(
     rng: np.random.Generator,
 ) -> Finding | None:
     if phantom.difficulty == "subtle":
-        return draw_balls(kind, phantom, place, rng, inside=0.5, fills="lobes")
+        return draw_balls(kind, phantom, place, rng, inside=0.5, fills="balls in lobes")
     if taken_lobes(phantom) & set(place.lobes): return None
     size = kind.random_size(phantom, rng)
     alone = replace(phantom, findings=())
     found = find_ball(alone, place.lobes[0], size / 2, rng, inside=0.35, clear=-size)
     if found is None: return None
-    return Finding(kind.label, place, found[:3], size, balls=(found,), fills="lobes")
+    return Finding(
+        kind.label, place, found[:3], size, balls=(found,), fills="balls in lobes")
 
 
 def _paint_consolidation(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -209,7 +210,7 @@ def _draw_fibrosis(
 
 
 def _paint_fibrosis(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    rng = np.random.default_rng(finding.shape["seed"])
+    rng = np.random.default_rng(finding.details["seed"])
     for *centre, radius in finding.balls:
         for _ in range(4):
             half = rng.standard_normal(3) * (0.6, 1, 1)

@@ -23,7 +23,8 @@ def _draw_cardiomegaly(
     "A heart that is larger by a factor; `size` is its width."
     factor = kind.random_size(phantom, rng)
     width = 2 * factor * phantom.body.heart_radii[1]
-    return Finding(kind.label, place, phantom.body.heart, width, shape={"factor": factor})
+    return Finding(kind.label, place, phantom.body.heart, width, details={"factor": factor},
+                   fills="nothing")
 
 # %% ../../nbs/phantoms/03_heart.ipynb #dc4656f5
 CARDIOMEGALY = FindingKind(
@@ -63,7 +64,7 @@ def _draw_pericardial(
 ) -> Finding:
     "`size` is the thickness of the layer."
     centre, _ = heart_of(phantom)
-    return Finding(kind.label, place, centre, kind.random_size(phantom, rng))
+    return Finding(kind.label, place, centre, kind.random_size(phantom, rng), fills="nothing")
 
 # %% ../../nbs/phantoms/03_heart.ipynb #aa25119e
 PERICARDIAL_EFFUSION = FindingKind(
@@ -159,7 +160,7 @@ def _draw_effusion(
     place: Place,
     rng: np.random.Generator,
 ) -> Finding:
-    "`size` is the larger depth, `shape` has both: right, left."
+    "`size` is the larger depth, `details` has both: right, left."
     depth = [0.0, 0.0]
     for number, side in enumerate(("right", "left")):
         if place.side in (side, "both"):
@@ -167,12 +168,12 @@ def _draw_effusion(
     deeper = -1 if depth[0] > depth[1] else 1
     width, back = phantom.body.cage
     centre = (min(phantom.body.dome), deeper * width / 2, back - max(depth) / 2)
-    shape = {"depth": tuple(depth)}
-    return Finding(kind.label, place, centre, max(depth), shape=shape, fills="fluid")
+    details = {"depth": tuple(depth)}
+    return Finding(kind.label, place, centre, max(depth), details=details, fills="fluid")
 
 
 def _paint_effusion(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    canvas.paint(pleural_fluid(phantom.body, finding.shape["depth"]), 10)
+    canvas.paint(pleural_fluid(phantom.body, finding.details["depth"]), 10)
 
 # %% ../../nbs/phantoms/03_heart.ipynb #1cf310cc
 def _pleura(side: str) -> Place:

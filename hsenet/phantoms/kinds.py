@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ALL_LOBES', 'RIGHT_UPPER', 'RIGHT_MIDDLE', 'RIGHT_LOWER', 'LEFT_UPPER', 'LEFT_LOWER', 'BOTH_UPPER', 'BOTH_LOWER',
-           'BOTH_LUNGS', 'FOUR_LOBES', 'UPPER_LOBES', 'LOWER_LOBES', 'Ball', 'Place', 'named_place', 'lobe_place',
-           'both_lobes_place', 'Finding', 'Phantom', 'Order', 'FindingKind', 'check_kind', 'heart_of', 'pericardium_of',
-           'pleural_fluid', 'balls_in_lobes', 'hidden_by', 'find_ball', 'draw_balls', 'taken_lobes', 'draw_whole_lobes']
+           'BOTH_LUNGS', 'FOUR_LOBES', 'UPPER_LOBES', 'LOWER_LOBES', 'Ball', 'FILLS', 'Place', 'named_place',
+           'lobe_place', 'both_lobes_place', 'Finding', 'Phantom', 'Order', 'FindingKind', 'check_kind', 'heart_of',
+           'pericardium_of', 'pleural_fluid', 'balls_in_lobes', 'obstacles', 'find_ball', 'draw_balls', 'taken_lobes',
+           'draw_whole_lobes']
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #66448e89
 import re
@@ -25,7 +26,7 @@ from .canvas import Canvas
 class Place:
     "Where a finding can be."
     name: str
-    path: str  # anatomy, as in RadGenome-ChestCT
+    anatomy: str  # anatomical path, as in RadGenome-ChestCT: "lung/right lung/…", no file
     side: str = "middle"  # `right`, `left`, `both` or `middle`
     at: tuple[str, ...] = ()  # "… is seen in the right upper lobe"
     adjective: str = ""  # "right upper lobe nodule"
@@ -35,25 +36,25 @@ class Place:
 
 def named_place(
     name: str,
-    path: str,
+    anatomy: str,  # anatomical path
     noun: str | None = None,  # if it isn't called by its name
     adjective: str | None = None,
     side: str = "middle",
 ) -> Place:
-    "A place that is always called the same."
+    "A place with one noun and one adjective: it is *in* or *at* that noun."
     noun = noun or name
     adjective = adjective or noun
     at = (f"in the {noun}", f"at the {noun}")
-    return Place(name, path, side, at, adjective, words=(noun, adjective))
+    return Place(name, anatomy, side, at, adjective, words=(noun, adjective))
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #7677101d
 def lobe_place(name: str) -> Place:
     "One of `anatomy.LOBES`."
     side, level, _ = name.split()
-    path = f"lung/{side} lung/{side} lung {level} lobe"
+    anatomy = f"lung/{side} lung/{side} lung {level} lobe"
     words = (name, f"{level} lobe of the {side} lung", f"{side} lung {level} lobe")
     at = tuple([f"in the {word}" for word in words])
-    return Place(name, path, side, at, adjective=name, words=words, lobes=(name,))
+    return Place(name, anatomy, side, at, adjective=name, words=words, lobes=(name,))
 
 
 def both_lobes_place(level: str) -> Place:
@@ -85,25 +86,31 @@ LOWER_LOBES = (RIGHT_LOWER, LEFT_LOWER, BOTH_LOWER)
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #2da436e5
 Ball = tuple[float, float, float, float]  # (z, x, y, radius) in mm
+FILLS = ("balls", "balls in lobes", "fluid", "nothing")
 
 
 @dataclass(frozen=True)
 class Finding:
-    "One finding in one person."
+    "One finding in one person. Raises `PhantomError` if `fills` is unknown."
     label: str
     place: Place
     centre: Point  # mm (z, x, y), of its largest part
     size: float  # mm: diameter, thickness, depth or width
     balls: tuple[Ball, ...] = ()  # its parts
-    shape: dict = field(default_factory=dict)  # what its painter needs besides
-    fills: str = "balls"  # what keeps others away: `balls`, balls within their `lobes`, or `fluid`
+    details: dict = field(default_factory=dict)  # what its painter needs besides
+    fills: str = "balls"  # one of `FILLS`: the room it takes from other findings
 
+    def __post_init__(self):
+        if self.fills not in FILLS:
+            expected = ", ".join(FILLS)
+            raise PhantomError(f"{self.label}: fills is one of {expected}, found {self.fills!r}")
 
+# %% ../../nbs/phantoms/02_kinds.ipynb #e94e4def
 @dataclass(frozen=True)
 class Phantom:
     "A person and what is to be found in them."
     name: str
-    difficulty: str
+    difficulty: str  # `bold`: few kinds, large; `subtle`: all 18, everyday sizes, among vessels
     body: Body
     findings: tuple[Finding, ...] = ()
 
@@ -131,13 +138,14 @@ class Order:
 class FindingKind:
     "All there is to know of a finding. Raises `PhantomError` if its parts don't fit together."
     label: str  # one of CT-RATE's 18
-    organ: str  # path, for questions that mustn't give the place away
-    pattern: str  # regular expression for a sentence about it, in small letters
+    organ: str  # anatomical path, coarser than the place's: questions mustn't give the place away
+    pattern: str  # regular expression for a sentence about it, in lower case
     chance: dict[str, float]  # by difficulty, for each scan
     places: dict[str, tuple[Place, ...]]  # by difficulty, `subtle` first
-    sizes: dict[str, tuple[float, float]] = field(default_factory=dict)  # least and largest
+    # least and largest by difficulty, in mm (cardiomegaly: factors); empty if nothing draws a size
+    sizes: dict[str, tuple[float, float]] = field(default_factory=dict)
     order: Order
-    layer: str = "lungs"  # painted before heart and vessels; or `mediastinum`: after them
+    layer: str = "lungs"  # "lungs": painted before heart and vessels; "mediastinum": after
     present: tuple[str, ...]  # sentences, with {at} or {adjective}
     absent: tuple[str, ...]
     measured: tuple[str, ...] = ()  # with {size} too; `subtle` only
@@ -175,14 +183,26 @@ def check_kind(kind: FindingKind) -> None:
             raise PhantomError(f"{kind.label}: the pattern {kind.pattern!r} misses {sentence!r}")
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #32d99c31
+# For a heart of factor f, as shares of (f - 1) times a radius:
+_HEART_TALLER = 0.7  # what the radius along z gains; the one along x gains 1
+_HEART_DEEPER = 0.8  # what the radius along y gains
+_HEART_UP = 0.6  # the centre rises with the radius, so that the heart doesn't sink into the liver
+_HEART_TO_LEFT = 0.35  # the left border moves twice as far as the right one
+_HEART_TO_BACK = 0.1  # the back moves a little further than the front
+
+
 def heart_of(phantom: Phantom) -> tuple[Point, Point]:
     "Centre and radii of the heart in mm. An enlarged one grows to the left and upwards."
     enlarged = phantom.get("Cardiomegaly")
-    more = enlarged.shape["factor"] - 1 if enlarged else 0.0
+    more = enlarged.details["factor"] - 1 if enlarged else 0.0
     z, x, y = phantom.body.heart
     rz, rx, ry = phantom.body.heart_radii
-    centre = (z + 0.6 * more * rz, x + 0.35 * more * rx, y + 0.1 * more * ry)
-    radii = (rz * (1 + 0.7 * more), rx * (1 + more), ry * (1 + 0.8 * more))
+    centre = (
+        z + _HEART_UP * more * rz,
+        x + _HEART_TO_LEFT * more * rx,
+        y + _HEART_TO_BACK * more * ry,
+    )
+    radii = (rz * (1 + _HEART_TALLER * more), rx * (1 + more), ry * (1 + _HEART_DEEPER * more))
     return centre, radii
 
 
@@ -190,10 +210,11 @@ def pericardium_of(phantom: Phantom) -> Shape:
     "All within the pericardium: heart, 6 mm of fat, fluid if there is any."
     centre, radii = heart_of(phantom)
     fluid = phantom.get("Pericardial effusion")
-    margin = 6 + (fluid.size if fluid else 0)
+    fat = 6  # mm
+    margin = fat + (fluid.size if fluid else 0)
     wall = cavity(phantom.body)
 
-    def within_wall(z, x, y): return wall(z, x, y) + 2
+    def within_wall(z, x, y): return wall(z, x, y) + 2  # mm from the chest wall
     sac = ellipsoid(centre, tuple([radius + margin for radius in radii]))
     return intersect(sac, within_wall)
 
@@ -203,12 +224,14 @@ def pleural_fluid(
     depth: tuple[float, float],  # mm: right, left
 ) -> Shape:
     "Pleural fluid of a person who lies on the back: behind a slanting level, on one side or both."
-    base = min(body.dome) - 45
+    base = min(body.dome) - 45  # mm: about where the lungs end at the back
+    slant = 0.3  # mm to the back for each mm towards the head
+    scale = 0.96  # 1 / √(1 + 0.3²): makes mm along y a distance to the slanting plane
     room = lungs(body)
 
     def distance(z, x, y):
-        level = body.cage[1] - by_side(x, *depth) + 0.3 * (z - base)
-        return np.maximum(room(z, x, y), 0.96 * (level - y))
+        level = body.cage[1] - by_side(x, *depth) + slant * (z - base)
+        return np.maximum(room(z, x, y), scale * (level - y))
     return distance
 
 
@@ -220,16 +243,16 @@ def balls_in_lobes(body: Body, finding: Finding) -> list[Shape]:
     return shapes
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #14be356b
-def hidden_by(phantom: Phantom) -> list[Shape]:
+def obstacles(phantom: Phantom) -> list[Shape]:
     "Shapes that a new lung finding must keep clear of."
     body = phantom.body
     shapes = [pericardium_of(phantom)]
     for finding in phantom.findings:
         if finding.fills == "fluid":
-            shapes.append(pleural_fluid(body, finding.shape["depth"]))
-        elif finding.fills == "lobes":
+            shapes.append(pleural_fluid(body, finding.details["depth"]))
+        elif finding.fills == "balls in lobes":
             shapes.extend(balls_in_lobes(body, finding))
-        else:
+        elif finding.fills == "balls":
             shapes.extend([ball(centre, radius) for *centre, radius in finding.balls])
     return shapes
 
@@ -240,13 +263,13 @@ def find_ball(
     radius: float,  # mm
     rng: np.random.Generator,
     inside: float = 0.8,  # share of the radius that must lie in the lobe
-    clear: float = 3.0,  # mm to anything that might hide it
-    tries: int = 300,
+    clear: float = 3.0,  # mm to any obstacle
+    tries: int = 300,  # random points that are looked at
 ) -> Ball | None:
-    "A ball in the lobe, with nothing else there; None if hardly any spot is free."
+    "A ball in the lobe, clear of all obstacles; None if none of the tries is free."
     points = random_points(phantom.body, name, tries, rng)
     free = lobe(phantom.body, name)(*points) < -inside * radius
-    for shape in hidden_by(phantom):
+    for shape in obstacles(phantom):
         free &= shape(*points) > radius + clear
     if not free.any(): return None
     first = free.argmax()
@@ -260,7 +283,7 @@ def draw_balls(
     place: Place,
     rng: np.random.Generator,
     inside: float = 0.8,  # share of the radius that must lie in the lobe
-    fills: str = "balls",
+    fills: str = "balls",  # or "balls in lobes"
 ) -> Finding | None:
     "A ball in each lobe of the place, clear of all else; None if one has no room."
     diameter = round(kind.random_size(phantom, rng), 1)
@@ -269,8 +292,8 @@ def draw_balls(
         found = find_ball(phantom, name, diameter / 2, rng, inside)
         if found is None: return None
         balls.append(found)
-    shape = {"seed": int(rng.integers(2**31))}
-    return Finding(kind.label, place, balls[0][:3], diameter, tuple(balls), shape, fills)
+    details = {"seed": int(rng.integers(2**31))}
+    return Finding(kind.label, place, balls[0][:3], diameter, tuple(balls), details, fills)
 
 # %% ../../nbs/phantoms/02_kinds.ipynb #3716eb92
 def taken_lobes(phantom: Phantom) -> set[str]:
@@ -278,9 +301,9 @@ def taken_lobes(phantom: Phantom) -> set[str]:
     if phantom.difficulty != "bold": return set()
     taken = set()
     for finding in phantom.findings:
-        if finding.fills == "lobes": taken.update(finding.place.lobes)
+        if finding.fills == "balls in lobes": taken.update(finding.place.lobes)
         if finding.fills == "fluid":
-            for side, depth in zip(("right", "left"), finding.shape["depth"]):
+            for side, depth in zip(("right", "left"), finding.details["depth"]):
                 if depth: taken.add(f"{side} lower lobe")
     return taken
 
@@ -290,10 +313,13 @@ def draw_whole_lobes(
     phantom: Phantom,
     place: Place,
     rng: np.random.Generator,
-    **shape,  # what the painter needs, besides a seed
+    **details,  # what the painter needs, besides a seed
 ) -> Finding | None:
     "A finding that takes whole lobes; None if something else has taken one of them."
     if taken_lobes(phantom) & set(place.lobes): return None
+    # where the lobe's bronchus ends: a point well within the lobe, the same for one body
     centre, = branches(phantom.body, place.lobes[0], 1)
-    shape = {"seed": int(rng.integers(2**31)), **shape}
-    return Finding(kind.label, place, centre, 80.0, shape=shape)
+    size = 80.0  # mm: about a lobe's width, for the table of truth; no sentence says it
+    details = {"seed": int(rng.integers(2**31)), **details}
+    # it is texture: others may lie in it
+    return Finding(kind.label, place, centre, size, details=details, fills="nothing")

@@ -23,17 +23,19 @@ def draw_specks(
     on_wall: Callable[[np.random.Generator], np.ndarray],  # gives a random point (z, x, y) in mm
     rng: np.random.Generator,
 ) -> Finding:
-    "Four to eight specks; `shape` has their centres and radii, `size` is the largest diameter."
+    "Four to eight specks; `details` has their centres and radii, `size` is the largest diameter."
     specks = []
     for _ in range(rng.integers(4, 9)):
         z, x, y = on_wall(rng).tolist()
         specks.append((z, x, y, float(rng.uniform(2.0, 3.6))))
     largest = max([radius for *_, radius in specks])
-    return Finding(kind.label, place, specks[0][:3], 2 * largest, shape={"spots": specks})
+    details = {"spots": specks}
+    return Finding(
+        kind.label, place, specks[0][:3], 2 * largest, details=details, fills="nothing")
 
 
 def _paint_specks(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    for *centre, radius in finding.shape["spots"]:
+    for *centre, radius in finding.details["spots"]:
         canvas.ball(centre, radius, 900)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #330023f9
@@ -166,8 +168,8 @@ def _paint_node(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #85701992
 def _station(name: str, noun: str, side: str) -> Place:
-    path = f"mediastinum/lymph node/{name} lymph node"
-    return named_place(name, path, noun, adjective=name, side=side)
+    anatomy = f"mediastinum/lymph node/{name} lymph node"
+    return named_place(name, anatomy, noun, adjective=name, side=side)
 
 
 STATIONS = (
@@ -228,7 +230,7 @@ def _draw_material(
         "sternum": ((20.0, 0.0, -body.cage[1] - 11), 110.0),
         "superior vena cava": ((70.0, -30.0, -12.0), 90.0),
     }[place.name]
-    return Finding(kind.label, place, centre, size)
+    return Finding(kind.label, place, centre, size, fills="nothing")
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #7cf48fd0
 def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:

@@ -63,8 +63,8 @@ def sentences(
         if phantom.difficulty not in kind.places: continue
         finding = phantom.get(kind.label)
         sentence = _sentence(kind, finding, phantom.difficulty, rng)
-        path = finding.place.path if finding else kind.organ
-        if sentence: report.append((path, sentence))
+        anatomy = finding.place.anatomy if finding else kind.organ
+        if sentence: report.append((anatomy, sentence))
     if phantom.difficulty == "bold": return report
     for i in sorted(rng.choice(len(_NORMAL), 3, replace=False)):
         report.insert(int(rng.integers(len(report) + 1)), _NORMAL[i])
@@ -104,8 +104,8 @@ def _named_in(place_words: tuple[str, ...], sentence: str) -> bool:
 def _locations(sentence: str, kind: FindingKind) -> list[str]:
     "Paths of the places that a sentence names; the only one there is, if there is but one."
     places = kind.all_places
-    if len(places) == 1: return [places[0].path]
-    return [place.path for place in places if _named_in(place.words, sentence)]
+    if len(places) == 1: return [places[0].anatomy]
+    return [place.anatomy for place in places if _named_in(place.words, sentence)]
 
 
 def parse_report(text: str) -> dict[str, dict]:

@@ -9,7 +9,6 @@ __all__ = ['NO_WORDNET', 'TEXT_METRICS', 'NOT_ASKED', 'bleu_score', 'precision_s
            'usual_text', 'baseline_texts']
 
 # %% ../../nbs/metrics/05_text.ipynb #af3101c4
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
-from .score import PROTOCOLS, Score, mean_of, mean_score, protocol_name
+from .score import PROTOCOLS, Score, mean_score, protocol_name
 from hsenet.metrics.words import (
     WORDNET_FOLDERS, bleu_counts, bleu_of_counts, cider_d, find_wordnet, meteor, ngram_precisions,
     rouge, sentences_of)

@@ -158,7 +158,20 @@ def run_checks() -> list[Check]:
         else:
             command = [sys.executable, "-c", f"raise SystemExit('no {source}')"]
         checks.append(Check(f"runs/{name}", command, "runs"))
+    checks.append(ablated_run())
     return checks
+
+
+def ablated_run() -> Check:
+    "Settings reach the model through papermill too: another projector, on one encoder."
+    given = run_parameters("finetune_mrg") | {
+        "output": str(MINI / "ablated"),
+        "settings": "{packer.kind: qformer, vlm.branches: [stage2]}",
+    }
+    command = [sys.executable, "tools/run.py", "nbs/runs/finetune_mrg.ipynb", str(MINI / "ablated.ipynb")]
+    for key, value in given.items():
+        command += ["-p", key, value]
+    return Check("runs/finetune_mrg with a Q-Former on one encoder", command, "runs")
 
 
 def all_checks() -> list[Check]:

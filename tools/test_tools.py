@@ -337,8 +337,8 @@ def test_damaged_files_end_well():
         rows = [fuzz.one(kind, number, work, fuzz.ours()) for number in range(500_000, 500_025)]
         assert not [r for r in rows if r["end"].startswith("FAILED")], (kind, rows)
         ends += [r["end"] for r in rows]
-    assert len(ends) == 200, len(ends)
-    assert 40 < ends.count("result") < 160, ends
+    results = ends.count("result") / len(ends)
+    assert 0.2 < results < 0.8, (results, ends)
 
 
 def test_fuzz_sees_a_failure():

@@ -23,8 +23,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .features import add_slice_features, prepare_slice_encoder
-from .manifest import (
-    CASE_NAME, PreprocessError, disk_errors, hold_cache, open_cache, write_questions)
+from hsenet.cache.manifest import (
+    CASE_NAME, LONGEST_NAME, PreprocessError, disk_errors, hold_cache, open_cache,
+    write_questions)
 from .workers import run_on_cluster, run_on_machine
 from ..config import Config, SliceConfig, VolumeConfig
 from ..corpora.layouts import read_corpus, read_corpus_questions
@@ -84,6 +85,12 @@ def check_cases(cases: pd.DataFrame) -> None:
     if len(unfit):
         raise PreprocessError(
             f"cases: {unfit.iloc[0]!r} can't name a file; expected letters, digits, _ . -")
+    sizes = cases.case.str.encode("utf-8").str.len()
+    if sizes.max() > LONGEST_NAME:
+        name, size = cases.case[sizes.idxmax()], sizes.max()
+        raise PreprocessError(
+            f"cases: the name {name[:40]}… has {size} bytes, expected at most {LONGEST_NAME}; "
+            "give its file or folder a shorter one")
     repeats = cases.case[cases.case.duplicated()]
     if len(repeats):
         raise PreprocessError(f"cases: {repeats.iloc[0]!r} stands in more than one row; keep one")

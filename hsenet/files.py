@@ -8,6 +8,7 @@ __all__ = ['LONGEST_NAME', 'REMAKE', 'FileError', 'whole_file', 'clear_parts', '
            'read_lines', 'replace_folder', 'swap_folder', 'recover_folder', 'hold_folder', 'checksum', 'fingerprint']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
+import codecs
 import fcntl
 import hashlib
 import io
@@ -109,12 +110,15 @@ def read_text(
     path: str | Path,
     advice: str = "",  # what to do where it is missing: "run preprocessing first"
 ) -> str:
-    "UTF-8 text. Raises `FileNotFoundError` with the advice, `FileError` for other bytes."
-    path = existing_file(path, advice)
+    """UTF-8 text, without the mark that Windows puts first; or UTF-16, if its own mark says so.
+    Raises `FileNotFoundError` with the advice, `FileError` for other bytes, with their line."""
+    content = existing_file(path, advice).read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return path.read_bytes().decode()
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as e:
-        raise FileError(f"{path}: not UTF-8 text ({e})") from e
+        line = content.count(b"\n", 0, e.start) + 1
+        raise FileError(f"{path}: not UTF-8 text (line {line}: {e.reason})") from e
 
 
 def read_json(path: str | Path, advice: str = "") -> Any:

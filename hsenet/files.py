@@ -262,12 +262,12 @@ def _count_values(events: Iterable[yaml.Event]) -> int:
         if len(counts) > DEEPEST_YAML: raise ValueError(f"lists in {DEEPEST_YAML} others")
     return counts[0]
 
-# %% ../nbs/01_files.ipynb #3dcb437f
+# %% ../nbs/01_files.ipynb #14f46f5e
 def parse_yaml(text: str) -> Any:
     "What YAML holds. Raises `ValueError` with the reason alone."
     try:
         _count_values(yaml.parse(text, YAML))
-        return yaml.load(text, YAML)
+        content = yaml.load(text, YAML)
     except yaml.MarkedYAMLError as e:
         where = "" if e.problem_mark is None else f" in line {e.problem_mark.line + 1}"
         raise ValueError(f"{printable(e.problem or e.context, 200)}{where}") from e
@@ -275,6 +275,8 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(printable(e, 200)) from e
     except RecursionError as e:
         raise ValueError("lists in too many others") from e
+    if _depth(content) > DEEPEST_YAML: raise ValueError(f"lists in {DEEPEST_YAML} others")
+    return content
 
 # %% ../nbs/01_files.ipynb #68bf304a
 def read_json(path: str | Path, advice: str = "") -> Any:

@@ -21,11 +21,11 @@ from hsenet.corpora.table import (
     clean_text,
     complete_cases,
     foreign_path,
+    foreign_text,
     listed,
     read_table,
     refuse_repeats,
 )
-from ..files import FileError, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -232,10 +232,7 @@ def read_labels(path: Path) -> pd.Series:
 def read_no_chest(path: Path) -> set[str]:
     "Cases that aren't CTs of the chest; none if there is no list. Raises `CorpusError`."
     if not path.is_file(): return set()
-    try:
-        lines = read_text(path).splitlines()
-    except FileError as e:
-        raise CorpusError(f"{e}; expected text, a volume's name in each line") from e
+    lines = foreign_text(path, "a volume's name in each line").splitlines()
     names = [foreign_path(line.strip()).name for line in lines if line.strip()]
     return set(case_of_volume(pd.Series(names, dtype=object)))
 

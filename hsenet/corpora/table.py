@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['logger', 'LABELS', 'CASE_COLUMNS', 'QUESTION_COLUMNS', 'CT_RATE_PATIENT', 'BIMCV_PATIENT', 'SPLIT_NAMES', 'COLUMNS',
-           'CorpusError', 'listed', 'refuse_repeats', 'delimiter_of', 'csv_rows', 'columns_of_header', 'fit_row',
-           'read_table', 'label_numbers', 'checked_labels', 'clean_text', 'foreign_path', 'safe_path', 'case_name',
-           'find_patients', 'split_names', 'complete_cases', 'cases_with_report']
+           'CorpusError', 'listed', 'refuse_repeats', 'foreign_text', 'delimiter_of', 'csv_rows', 'columns_of_header',
+           'fit_row', 'read_table', 'label_numbers', 'checked_labels', 'clean_text', 'foreign_path', 'safe_path',
+           'case_name', 'find_patients', 'split_names', 'complete_cases', 'cases_with_report']
 
 # %% ../../nbs/corpora/00_table.ipynb #19c9dee2
 import csv
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from ..files import FileError, read_text
+from ..files import REMAKE, FileError, PlainError, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ CASE_COLUMNS = [
 QUESTION_COLUMNS = ["case", "task", "abnormality", "anatomy", "answer"]
 
 # %% ../../nbs/corpora/00_table.ipynb #a72fb05e
-class CorpusError(ValueError):
+class CorpusError(PlainError):
     "A corpus that isn't laid out as expected. Names the file, what was expected, what was found."
 
 
@@ -86,6 +86,18 @@ def refuse_repeats(
     raise CorpusError(f"{source} {first!r} stands in more than one row ({count}); keep one")
 
 # %% ../../nbs/corpora/00_table.ipynb #1a193df2
+def foreign_text(
+    path: Path,
+    expected: str,  # for messages
+) -> str:
+    "Somebody's text file, in UTF-8 or UTF-16. Raises `CorpusError` for other bytes."
+    try:
+        return read_text(path)
+    except FileError as e:
+        found = str(e).removesuffix(f"; {REMAKE}")
+        raise CorpusError(f"{found}; expected {expected} in UTF-8, save it as such") from e
+
+
 def delimiter_of(text: str) -> str:
     "What stands between the cells of a CSV file: a comma, or else what its first line has."
     header = text.partition("\n")[0]
@@ -146,7 +158,7 @@ def fit_row(
         raise CorpusError(f"{place}, {odd} ({len(cells)} cells of {width}); {advice}")
     return cells[:width]
 
-# %% ../../nbs/corpora/00_table.ipynb #3ba3db12
+# %% ../../nbs/corpora/00_table.ipynb #b67a167f
 def read_table(
     path: str | Path,
     columns: list[str],  # that must be there
@@ -154,16 +166,13 @@ def read_table(
     """A CSV file with at least `columns`, by `line`: cells are text without white space around
     it, or NaN where they are empty. Raises `FileNotFoundError`, `CorpusError`."""
     path = Path(path)
-    expected = "expected a CSV file" + (f" with the columns {listed(columns)}" if columns else "")
+    wanted = "a CSV file" + (f" with the columns {listed(columns)}" if columns else "")
     if not path.is_file():
-        raise FileNotFoundError(f"no table at {path}; {expected}")
-    try:
-        rows = csv_rows(read_text(path), path)
-    except FileError as e:
-        raise CorpusError(f"{e}; {expected} in UTF-8") from e
+        raise FileNotFoundError(f"no table at {path}; expected {wanted}")
+    rows = csv_rows(foreign_text(path, wanted), path)
     _, header = next(rows, (1, []))
     names = columns_of_header(header, path)
-    if not names: raise CorpusError(f"{path}: not a CSV file (it is empty); {expected}")
+    if not names: raise CorpusError(f"{path}: not a CSV file (it is empty); expected {wanted}")
     missing = [column for column in columns if column not in names]
     if missing:
         raise CorpusError(f"{path}: expected the columns {listed(missing)}; found {listed(names)}")

@@ -136,8 +136,9 @@ def fill_template(
             f"question {question['question_id']}: no {e} to put into the template "
             f"{template!r}") from e
 
-# %% ../../nbs/cache/08_text.ipynb #d2485b5b
-INVISIBLE = re.compile("[\u200b\u2060\ufeff\u00ad]")  # zero-width space, word joiner, BOM, soft hyphen
+# %% ../../nbs/cache/08_text.ipynb #cadd7dac
+INVISIBLE = re.compile(
+    "[\u200b\u2060\ufeff\u00ad]")  # zero-width space, word joiner, byte-order mark, soft hyphen
 
 
 def plain_spaces(text: str) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from ..files import PlainError
+
 logger = logging.getLogger(__name__)
 
 # %% ../../nbs/corpora/00_table.ipynb #4f06154b
@@ -57,7 +59,7 @@ CASE_COLUMNS = [
 QUESTION_COLUMNS = ["case", "task", "abnormality", "anatomy", "answer"]
 
 # %% ../../nbs/corpora/00_table.ipynb #a72fb05e
-class CorpusError(ValueError):
+class CorpusError(PlainError):
     "A corpus that isn't laid out as expected. Names the file, what was expected, what was found."
 
 

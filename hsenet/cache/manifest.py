@@ -24,15 +24,15 @@ import pandas as pd
 
 from ..config import Config
 from ..files import (
-    FileError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array, write_json,
-    write_lines, write_yaml)
+    FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
+    write_json, write_lines, write_yaml)
 
 # %% ../../nbs/cache/01_manifest.ipynb #ac38ad58
-class PreprocessError(ValueError):
+class PreprocessError(PlainError):
     "Preprocessing that can't start, or that ended with cases left out."
 
 
-class DatasetError(ValueError):
+class DatasetError(PlainError):
     "A cache, a case or a text that can't be used for training or evaluation."
 
 # %% ../../nbs/cache/01_manifest.ipynb #a27bb875

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .files import FileError, read_yaml, write_yaml
+from .files import FileError, PlainError, read_yaml, write_yaml
 
 # %% ../nbs/00_config.ipynb #363b6dce
 @dataclass
@@ -203,7 +203,7 @@ class Config:
         return write_yaml(path, self.to_dict())
 
 # %% ../nbs/00_config.ipynb #046bc353
-class ConfigError(ValueError):
+class ConfigError(PlainError):
     "A setting that doesn't exist or doesn't fit."
 
 

@@ -125,7 +125,7 @@ def decode_slice(ds: "Dataset", s: Slice) -> np.ndarray:
     if raw.shape != s.shape: raise VolumeError(f"expected {s.shape} pixels, found {raw.shape}")
     return raw
 
-# %% ../../nbs/ct/05_dicom_pixels.ipynb #0a170a8b
+# %% ../../nbs/ct/05_dicom_pixels.ipynb #c4ca501d
 def iterate_raw(
     slices: list[Slice],
 ) -> Iterator[tuple[Slice, np.ndarray]]:
@@ -147,7 +147,7 @@ def iterate_raw(
                 reason = f"is damaged ({type(e).__name__}); copy it again"
                 raise VolumeError(f"{s.name}: {reason}") from None
 
-# %% ../../nbs/ct/05_dicom_pixels.ipynb #4e7c9b4f
+# %% ../../nbs/ct/05_dicom_pixels.ipynb #7648e9da
 def read_hu(
     slices: list[Slice],  # with slope and intercept, in order
     place: str | Path,  # for messages

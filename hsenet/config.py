@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from .files import FileError, read_yaml, write_yaml
+from .files import FileError, PlainError, read_yaml, write_yaml
 
 # %% ../nbs/00_config.ipynb #363b6dce
 @dataclass
@@ -139,7 +139,7 @@ class StageConfig:
     "One training stage."
     epochs: float = 50
     lr: float = 1e-4
-    batch_size: int = 3  # per process
+    batch_size: int = 24  # cases, over all processes
     accumulate: int = 1  # batches per optimizer step
     weight_decay: float = 0.1
     warmup: float = 0.03  # share of the steps
@@ -154,12 +154,12 @@ class StageConfig:
 # %% ../nbs/00_config.ipynb #63038001
 def _mrg() -> StageConfig:
     "Report generation, as published."
-    return StageConfig(epochs=6, batch_size=2, weight_decay=0.0, max_length=800)
+    return StageConfig(epochs=6, batch_size=16, weight_decay=0.0, max_length=800)
 
 
 def _vqa() -> StageConfig:
     "Question answering, as published."
-    return StageConfig(epochs=4, batch_size=5, weight_decay=0.0, max_length=330, lr=5e-5)
+    return StageConfig(epochs=4, batch_size=40, weight_decay=0.0, max_length=330, lr=5e-5)
 
 
 def _plain(x: Any) -> Any:
@@ -203,7 +203,7 @@ class Config:
         return write_yaml(path, self.to_dict())
 
 # %% ../nbs/00_config.ipynb #046bc353
-class ConfigError(ValueError):
+class ConfigError(PlainError):
     "A setting that doesn't exist or doesn't fit."
 
 

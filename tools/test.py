@@ -4,6 +4,7 @@
     python tools/test.py models/00    only what has this in its name
 """
 import filecmp
+import multiprocessing
 import os
 import re
 import shutil
@@ -58,18 +59,22 @@ class Check:
     seconds: float = 0.0
     output: str = field(default="", repr=False)
 
+    def start(self, log) -> subprocess.Popen:
+        "The command in a session of its own, writing to `log`."
+        return subprocess.Popen(
+            self.command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env=os.environ | ENVIRONMENT,
+            start_new_session=True,
+        )
+
     def run(self, limit: float = LIMIT) -> "Check":
-        "Run it in a session of its own, which is ended with it."
+        "Run it; its session is ended with it."
         start = time.monotonic()
-        with tempfile.TemporaryFile("w+") as log:
-            process = subprocess.Popen(
-                self.command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env=os.environ | ENVIRONMENT,
-                start_new_session=True,
-            )
+        with tempfile.NamedTemporaryFile("w+") as log:
+            process = self.start(log)
             try:
                 self.passed = process.wait(limit) == 0
             except subprocess.TimeoutExpired:
@@ -85,7 +90,41 @@ class Check:
         return self
 
 
-def _ask_to_end(process: subprocess.Popen):
+class ForkedProcess:
+    "A notebook's test forked from a Python with all libraries imported; waits like a `Popen`."
+
+    def __init__(self, path: str, log: str):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tools.warm"])  # found from ROOT
+        self.process = context.Process(target=_in_fork, args=(path, log))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self, limit: float | None = None) -> int:
+        self.process.join(limit)
+        if self.process.exitcode is None: raise subprocess.TimeoutExpired(self.process.name, limit)
+        return self.process.exitcode
+
+
+def _in_fork(path: str, log: str):
+    "What the forked process does: a session and a log of its own, then the notebook."
+    os.setsid()
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(ROOT)
+    sys.exit(not check_notebook(path))
+
+
+@dataclass
+class ForkedCheck(Check):
+    "A notebook's check, `command[-1]`, that is forked: worth it where many are run."
+
+    def start(self, log) -> ForkedProcess:
+        return ForkedProcess(self.command[-1], log.name)
+
+
+def _ask_to_end(process: subprocess.Popen | ForkedProcess):
     "Ten seconds to tidy up."
     os.killpg(process.pid, signal.SIGTERM)
     try:
@@ -303,6 +342,20 @@ def check_readme() -> bool:
 IN_SYNC = {"modules": check_modules, "clean": check_clean, "readme": check_readme}
 
 
+FORK_FROM = 4  # so many notebooks, before the libraries are imported once for all
+
+
+def forked(checks: list[Check]) -> list[Check]:
+    "The same checks, with notebooks forked if there are several."
+    names = {check.name for check in checks if "--notebook" in check.command}
+    if len(names) < FORK_FROM: return checks
+    out = []
+    for check in checks:
+        if check.name in names: check = ForkedCheck(check.name, check.command, check.lane)
+        out.append(check)
+    return out
+
+
 def chosen(words: list[str]) -> list[Check]:
     "The checks that have one of the words in their name; all without words. Says which there are where none has."
     every = all_checks()
@@ -322,7 +375,8 @@ def main() -> int:
     words = [word for word in sys.argv[1:] if word]
     if words[:1] == ["--notebook"]: return not check_notebook(words[1])
     if words and words[0].startswith("--"): return not IN_SYNC[words[0].removeprefix("--")]()
-    checks = chosen(words)
+    checks = forked(chosen(words))
+    os.environ.update(ENVIRONMENT)  # the fork server's too
     if any(c.name == "runs/quickstart" for c in checks):  # the other runs go on from it
         shutil.rmtree(ROOT / MINI, ignore_errors=True)
     signal.signal(signal.SIGTERM, stop)

@@ -207,6 +207,8 @@ def test_house_sees_what_breaks_its_rules():
     assert relative == {"models.vit", "ct.volume"}, relative
     upwards = broken_floors({"ct.read": {"models.vit"}})
     assert upwards == ["ct.read imports models.vit, which is above it"], upwards
+    command = broken_floors({"commands.ask": {"cli", "inference"}})
+    assert command == ["commands.ask imports cli, which is above it"], command
     apart = broken_floors({"metrics.text": {"models.vit"}})
     assert apart == ["metrics.text imports models.vit, but metrics stands on the ground alone"], apart
     tokenizer = broken_floors({"models.vit": {"cache.text"}})
@@ -234,6 +236,19 @@ def test_failure_of_a_test_is_counted():
     assert not bad.passed and "no" in bad.output
     slow = Check("slow", [sys.executable, "-c", "import time; time.sleep(60)"], "a").run(limit=1)
     assert not slow.passed and "after the limit" in slow.output and slow.seconds < 20
+
+
+def test_forked_notebook_is_judged_like_any():
+    from test import ForkedCheck
+    good = notebook(("code", "#| hide\nimport torch, sys\nassert 'tools.warm' in sys.modules"), name="good.ipynb")
+    bad = notebook(("code", "1 + 1"), ("code", "assert 1 + 1 == 3, 'sums are off'"), name="bad.ipynb")
+    slow = notebook(("code", "import time\ntime.sleep(60)"), name="slow.ipynb")
+    passed = ForkedCheck("good", ["--notebook", str(good)], "a").run()
+    assert passed.passed, passed.output
+    failed = ForkedCheck("bad", ["--notebook", str(bad)], "a").run()
+    assert not failed.passed and "sums are off" in failed.output, failed.output
+    late = ForkedCheck("slow", ["--notebook", str(slow)], "a").run(limit=2)
+    assert not late.passed and "after the limit" in late.output and late.seconds < 20, late.output
 
 
 def test_readme_from_front_page():
@@ -324,8 +339,8 @@ def test_damaged_files_end_well():
         rows = [fuzz.one(kind, number, work, fuzz.ours()) for number in range(500_000, 500_025)]
         assert not [r for r in rows if r["end"].startswith("FAILED")], (kind, rows)
         ends += [r["end"] for r in rows]
-    assert len(ends) == 200, len(ends)
-    assert 40 < ends.count("result") < 160, ends
+    results = ends.count("result") / len(ends)
+    assert 0.2 < results < 0.8, (results, ends)
 
 
 def test_fuzz_sees_a_failure():

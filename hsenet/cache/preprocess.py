@@ -23,15 +23,16 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .features import add_slice_features, prepare_slice_encoder
-from .manifest import (
-    CASE_NAME, PreprocessError, disk_errors, hold_cache, open_cache, write_questions)
+from hsenet.cache.manifest import (
+    CASE_NAME, LONGEST_NAME, PreprocessError, disk_errors, hold_cache, open_cache,
+    write_questions)
 from .workers import run_on_cluster, run_on_machine
 from ..config import Config, SliceConfig, VolumeConfig
 from ..corpora.layouts import read_corpus, read_corpus_questions
 from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
-from ..ct.volume import VolumeError
+from ..ct.volume import Given, VolumeError
 from ..files import append_lines, fingerprint, read_lines, write_array, write_lines, write_text
 
 # %% ../../nbs/cache/04_preprocess.ipynb #0274fbc7
@@ -55,8 +56,7 @@ def process_case(
     # before reading: a file that changes meanwhile is read again next time
     source = fingerprint(path)
     try:
-        encoded, images, ct = encode_ct(
-            path, row["slope"], row["intercept"], row["spacing"], row.get("series"), volume, slices)
+        encoded, images, ct = encode_ct(path, Given.of_case(row), volume, slices)
     except (VolumeError, OSError, MemoryError) as e:
         return Failure(case, path, str(e) or type(e).__name__)
     write_array(cache / "volumes" / f"{case}.npy", encoded.astype(np.float16))
@@ -84,6 +84,12 @@ def check_cases(cases: pd.DataFrame) -> None:
     if len(unfit):
         raise PreprocessError(
             f"cases: {unfit.iloc[0]!r} can't name a file; expected letters, digits, _ . -")
+    sizes = cases.case.str.encode("utf-8").str.len()
+    if sizes.max() > LONGEST_NAME:
+        name, size = cases.case[sizes.idxmax()], sizes.max()
+        raise PreprocessError(
+            f"cases: the name {name[:40]}… has {size} bytes, expected at most {LONGEST_NAME}; "
+            "give its file or folder a shorter one")
     repeats = cases.case[cases.case.duplicated()]
     if len(repeats):
         raise PreprocessError(f"cases: {repeats.iloc[0]!r} stands in more than one row; keep one")

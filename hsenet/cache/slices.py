@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..config import SliceConfig
-from ..files import read_json, whole_file, write_json
+from ..files import PlainError, read_json, whole_file, write_json
 
 # %% ../../nbs/cache/00_slices.ipynb #88f15576
 class SliceEncoder(nn.Module):
@@ -89,7 +89,7 @@ def _block(inputs: int, outputs: int, **settings) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 # %% ../../nbs/cache/00_slices.ipynb #568e03ef
-class SliceEncoderError(ValueError):
+class SliceEncoderError(PlainError):
     "A 2D encoder that can't be found or isn't of the expected kind."
 
 

@@ -28,6 +28,7 @@ from ..config import Config, StageConfig
 from hsenet.files import (
     INVENTORY,
     FileError,
+    PlainError,
     append_lines,
     check_inventory,
     checksum,
@@ -39,7 +40,7 @@ from hsenet.files import (
 )
 
 # %% ../../nbs/training/00_folder.ipynb #20880256
-class TrainingError(ValueError):
+class TrainingError(PlainError):
     "A run that can't start, or can't go on."
 
 # %% ../../nbs/training/00_folder.ipynb #e2c64675
@@ -242,7 +243,8 @@ def check_model(folder: Path) -> None:
             return check_inventory(folder)
         except FileError as e:
             damage = str(e)
-    raise TrainingError(f"{damage}; restore it from a copy, or remove {folder.parent} to train anew")
+    advice = f"restore it from a copy, or remove {folder.parent} to train anew"
+    raise TrainingError(f"{damage}; {advice}")
 
 # %% ../../nbs/training/00_folder.ipynb #12e440e1
 class History:

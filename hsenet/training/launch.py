@@ -93,7 +93,8 @@ def read_call(path: str | Path) -> dict:
     kinds = {"function": str, "args": list, "kwargs": dict}
     for name, kind in kinds.items():
         if not isinstance(call, dict) or not isinstance(call.get(name), kind):
-            raise LaunchError(f"{path}: expected a call with {', '.join(kinds)}; save_call writes it")
+            parts = ", ".join(kinds)
+            raise LaunchError(f"{path}: expected a call with {parts}; save_call writes it")
     return call
 
 

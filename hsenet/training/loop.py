@@ -26,7 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..config import StageConfig
-from ..files import recover_folder, replace_folder, write_inventory, write_json
+from hsenet.files import (
+    recover_folder,
+    replace_folder,
+    say_no_room,
+    write_inventory,
+    write_json,
+)
 from hsenet.training.folder import (
     RESULTS,
     History,
@@ -304,13 +310,14 @@ def save_model(
 
 def _write_model(task: Task, folder: Path, state: dict[str, Tensor] | None) -> None:
     "The model, and the list of its files."
-    try:
-        task.save(folder, state)
-    except SafetensorError as e:  # a full disk, for one
-        raise OSError(f"{folder} can't be written ({e}); the model before it is intact") from e
+    with say_no_room(folder):
+        try:
+            task.save(folder, state)
+        except SafetensorError as e:
+            raise OSError(f"{folder} can't be written ({e}); the model before it is intact") from e
     write_inventory(folder)
 
-
+# %% ../../nbs/training/04_loop.ipynb #12ef22a7
 def keep_state(trainer: Trainer) -> None:
     "Write all that a resumed run needs as `state/`. All processes call it."
     progress = trainer.progress
@@ -350,6 +357,27 @@ def checkpoint(trainer: Trainer, row: dict) -> None:
     if trainer.progress.improves(score, higher_is_better): save_model(trainer, "best")
     keep_state(trainer)
 
+# %% ../../nbs/training/04_loop.ipynb #c2ec892b
+def _prepare(
+    task: Task,
+    train: Dataset,
+    tune: Dataset | None,
+    config: StageConfig,
+    output: Path,
+    seed: int,
+    resume: bool,
+    facts: dict | None,
+) -> Trainer | None:  # None: the run is finished
+    "All that a run needs, where it stands."
+    if finished(output, config, seed, facts, resume):
+        log.info("%s is finished already; using it as it is", output)
+        return None
+    trainer = Trainer(task, train, tune, config, output, seed)
+    process = trainer.accelerator.process_index
+    torch.manual_seed(seed + process)  # dropout of its own in every process
+    _open_folder(trainer, signature(config, seed, facts), resume)
+    return trainer
+
 # %% ../../nbs/training/04_loop.ipynb #04334df1
 def fit(
     task: Task,
@@ -372,27 +400,6 @@ def fit(
         trainer = _prepare(task, train, tune, config, output, seed, resume, facts)
         if trainer is None: return output / "best"
         return _run(trainer, log_every, stop_after)
-
-
-def _prepare(
-    task: Task,
-    train: Dataset,
-    tune: Dataset | None,
-    config: StageConfig,
-    output: Path,
-    seed: int,
-    resume: bool,
-    facts: dict | None,
-) -> Trainer | None:  # None: the run is finished
-    "All that a run needs, where it stands."
-    if finished(output, config, seed, facts, resume):
-        log.info("%s is finished already; using it as it is", output)
-        return None
-    trainer = Trainer(task, train, tune, config, output, seed)
-    process = trainer.accelerator.process_index
-    torch.manual_seed(seed + process)  # dropout of its own in every process
-    _open_folder(trainer, signature(config, seed, facts), resume)
-    return trainer
 
 # %% ../../nbs/training/04_loop.ipynb #b5dc43d9
 def _open_folder(trainer: Trainer, signature: dict, resume: bool) -> None:

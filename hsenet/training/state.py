@@ -28,6 +28,7 @@ from hsenet.files import (
     check_inventory,
     read_json,
     recover_folder,
+    say_no_room,
     swap_folder,
     write_inventory,
     write_json,
@@ -156,10 +157,12 @@ def save_state(
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as e:  # a full disk, for one
-        raise OSError(f"{path} can't be written ({e}); the state before it is intact") from e
+    wanted = sum(tensor.nbytes for tensor in tensors.values())
+    with say_no_room(path, wanted):
+        try:
+            save_file(tensors, path)
+        except SafetensorError as e:
+            raise OSError(f"{path} can't be written ({e}); the state before it is intact") from e
 
 # %% ../../nbs/training/02_state.ipynb #b463874d
 def load_state(
@@ -203,7 +206,7 @@ def _take_up_chance(folder: Path, progress: dict, accelerator: Accelerator, seed
 
 # %% ../../nbs/training/02_state.ipynb #5a4e0f27
 def intact_state(state: Path) -> bool:
-    """Is there a state to go on from? A damaged one makes way for the one before it, with a warning.
+    """Is there a state to go on from? A damaged one makes way for the one before, with a warning.
     One process calls it. Raises `TrainingError` where all are damaged."""
     recover_folder(state)
     if not state.exists(): return False

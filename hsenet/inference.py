@@ -23,13 +23,13 @@ from .config import Config, load_config
 from .corpora.ct_rate import SPLITS, find_table, read_metadata, release_of
 from .ct.read import read_ct
 from .ct.resample import axial_slices, encoder_volume, jpeg_round_trip
-from .files import read_json
+from .files import PlainError, read_json
 from .models.clip import VolumeCLIP
 from .models.vlm import HSENetVLM
 from .training.folder import model_folder
 
 # %% ../nbs/03_inference.ipynb #79bc771a
-class BundleError(ValueError):
+class BundleError(PlainError):
     "A folder that isn't a bundle, or lacks the part that was asked for."
 
 # %% ../nbs/03_inference.ipynb #18a8e05f

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .files import read_lines
+from .files import PlainError, read_lines
 
 # %% ../nbs/02_plots.ipynb #b4ckend1
 plt.get_backend();
@@ -46,7 +46,7 @@ WINDOWS = {  # HU
 }
 
 
-class PlotError(ValueError):
+class PlotError(PlainError):
     "Something that can't be drawn as it is."
 
 # %% ../nbs/02_plots.ipynb #417689f0

@@ -41,6 +41,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order
     "Training": ["training/*"],
     "Evaluation": ["evaluation/*"],
     "Use": ["0[3-9]_*"],
+    "Commands": ["commands/*"],
     "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"],
 }
 MINI_NOTE = (

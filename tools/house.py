@@ -21,7 +21,8 @@ FLOORS = [  # a floor may import what is below it, and its own rooms
     ("metrics",),
     ("training",),
     ("evaluation",),
-    ("inference", "options", "cli"),
+    ("inference", "options", "commands"),
+    ("cli",),
 ]
 GROUND = FLOORS[0]
 APART = {  # floors that stand on the ground alone, and the rooms between that they may use all the same

@@ -207,6 +207,8 @@ def test_house_sees_what_breaks_its_rules():
     assert relative == {"models.vit", "ct.volume"}, relative
     upwards = broken_floors({"ct.read": {"models.vit"}})
     assert upwards == ["ct.read imports models.vit, which is above it"], upwards
+    command = broken_floors({"commands.ask": {"cli", "inference"}})
+    assert command == ["commands.ask imports cli, which is above it"], command
     apart = broken_floors({"metrics.text": {"models.vit"}})
     assert apart == ["metrics.text imports models.vit, but metrics stands on the ground alone"], apart
     tokenizer = broken_floors({"models.vit": {"cache.text"}})

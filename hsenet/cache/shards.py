@@ -21,7 +21,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .manifest import LONGEST_NAME, PreprocessError, disk_errors, read_records
-from ..files import FileError, read_json, read_lines, whole_file, write_json, write_lines
+from ..files import (
+    FileError, PlainError, read_json, read_lines,
+    whole_file, write_json, write_lines)
 
 # %% ../../nbs/cache/07_shards.ipynb #6580e9db
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -183,7 +185,7 @@ def write_shards(
     return output
 
 # %% ../../nbs/cache/07_shards.ipynb #d4807e56
-class ShardError(ValueError):
+class ShardError(PlainError):
     """A shard that doesn't hold what its index says.
     Names the case, the shard, what was expected and what to do."""
 

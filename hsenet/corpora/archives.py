@@ -19,11 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from .table import foreign_path
+from ..files import PlainError
 
 logger = logging.getLogger(__name__)
 
 # %% ../../nbs/corpora/08_archives.ipynb #0b00da56
-class ArchiveError(ValueError):
+class ArchiveError(PlainError):
     "An archive that can't be unpacked, or mustn't be: which, what was expected and what was found."
 
 

@@ -18,12 +18,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..cache.datasets import CLIPDataset
 from .side_by_side import show_report
-from ..files import read_json, read_lines, write_text
+from ..files import PlainError, read_json, read_lines, write_text
 from ..metrics.words import rouge
 from ..plots import show_ct
 
 # %% ../../nbs/evaluation/06_page.ipynb #5ae8f6c7
-class ReportError(ValueError):
+class ReportError(PlainError):
     "A folder that holds no evaluation, or runs that can't be compared."
 
 

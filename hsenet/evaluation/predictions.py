@@ -28,7 +28,7 @@ from .. import __version__
 from ..cache.datasets import CLIPDataset, VLMCollator
 from ..cache.manifest import one_per_scan
 from ..cache.text import load_tokenizer
-from ..files import append_lines, read_json, read_lines, write_json, write_lines
+from ..files import PlainError, append_lines, read_json, read_lines, write_json, write_lines
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
 from ..plots import plot_bars
@@ -376,7 +376,7 @@ def read_metrics(folder: str | Path) -> dict:
     return read_json(Path(folder) / "metrics.json", advice)
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #9de3e6a3
-class EvaluationError(ValueError):
+class EvaluationError(PlainError):
     "An evaluation that can't be run, or several that can't stand side by side."
 
 

@@ -9,6 +9,8 @@ __all__ = ['ANATOMY', 'OFF_LIST', 'TOLERANCE', 'VQAMetricError', 'major_class', 
 # %% ../../nbs/metrics/08_answers.ipynb #3623d2be
 import re
 
+from ..files import PlainError
+
 # %% ../../nbs/metrics/08_answers.ipynb #bcd9e14f
 ANATOMY = (  # spelt as in RadGenome-ChestCT
     "lung",
@@ -26,7 +28,7 @@ ANATOMY = (  # spelt as in RadGenome-ChestCT
 OFF_LIST = "not on the list"
 
 
-class VQAMetricError(ValueError):
+class VQAMetricError(PlainError):
     "Answers that can't be scored."
 
 # %% ../../nbs/metrics/08_answers.ipynb #8786ca45

@@ -21,11 +21,13 @@ import numpy as np
 from .score import (
     RankScore, Score, auroc_of, auroc_scores, mean_of, mean_score, micro_f1)
 
+from ..files import PlainError
+
 # %% ../../nbs/metrics/06_clinical.ipynb #22ce222b
 Report = Mapping[str, Mapping]  # by a labeler: finding → `present`, `locations`, maybe `score`
 
 
-class ClinicalMetricError(ValueError):
+class ClinicalMetricError(PlainError):
     "Findings that can't be compared."
 
 

@@ -18,10 +18,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from ..files import PlainError
+
 logger = logging.getLogger(__name__)
 
 # %% ../../nbs/metrics/07_labelers.ipynb #e4a96441
-class LabelerError(ValueError):
+class LabelerError(PlainError):
     "A labeler, or its weights, that can't do what is asked."
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from ..files import PlainError
+
 # %% ../../nbs/metrics/00_score.ipynb #702e838e
 PROTOCOLS = ("standard", "released")
 
 
-class ScoreError(ValueError):
+class ScoreError(PlainError):
     "Rows that can't be scored, resampled or compared."
 
 

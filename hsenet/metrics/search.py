@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import read_json, read_text
+from ..files import PlainError, read_json, read_text
 
 # %% ../../nbs/metrics/01_search.ipynb #d6500ac4
-class MetricError(ValueError):
+class MetricError(PlainError):
     "Arrays that can't be scored as they are."
 
 

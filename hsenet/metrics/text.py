@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
+from ..files import PlainError
 from .score import PROTOCOLS, Score, mean_score, protocol_name
 from hsenet.metrics.words import (
     WORDNET_FOLDERS, bleu_counts, bleu_of_counts, cider_d, find_wordnet, meteor, ngram_precisions,
@@ -210,7 +211,7 @@ def learned_names() -> list[str]:
     return [key for key, metric in TEXT_METRICS.items() if metric.learned is not None]
 
 # %% ../../nbs/metrics/05_text.ipynb #8b833b86
-class TextMetricError(ValueError):
+class TextMetricError(PlainError):
     "Texts that can't be compared, or a score that nobody knows."
 
 

@@ -240,7 +240,7 @@ def _listed(title: str, names: list[str], limit: int = 20) -> str:
     "A line of the error; empty where there is nothing to list."
     if not names: return ""
     more = f" … and {len(names) - limit} more" if len(names) > limit else ""
-    return f"\n  {title} ({len(names)}): {', '.join(names[:limit])}{more}"
+    return f"; {title} ({len(names)}): {', '.join(names[:limit])}{more}"
 
 
 def _prefix_hint(missing: list[str], unexpected: list[str]) -> str:
@@ -251,7 +251,7 @@ def _prefix_hint(missing: list[str], unexpected: list[str]) -> str:
         found = min(longer, key=len)
         prefix = found.removesuffix(name)
         return (
-            f"\n  {name} is there as {found}: take {prefix!r} off the names, "
+            f"; {name} is there as {found}: take {prefix!r} off the names, "
             "and leave out names that don't start with it"
         )
     return ""

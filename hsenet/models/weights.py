@@ -19,13 +19,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..files import FileError, read_json
+from ..files import FileError, PlainError, read_json
 
 logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
 
 # %% ../../nbs/models/06_weights.ipynb #a9fa4204
-class CheckpointError(ValueError):
+class CheckpointError(PlainError):
     "Weights that can't be read, or don't fit a model."
 
 # %% ../../nbs/models/06_weights.ipynb #b17a29e4

@@ -21,10 +21,12 @@ from accelerate import Accelerator
 
 import hsenet
 from ..config import Config, StageConfig
-from ..files import append_lines, checksum, read_json, read_lines, write_json, write_lines
+from ..files import (
+    PlainError, append_lines, checksum, read_json,
+    read_lines, write_json, write_lines)
 
 # %% ../../nbs/training/00_folder.ipynb #20880256
-class TrainingError(ValueError):
+class TrainingError(PlainError):
     "A run that can't start, or can't go on."
 
 # %% ../../nbs/training/00_folder.ipynb #e2c64675

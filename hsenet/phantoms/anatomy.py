@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..files import PlainError
+
 # %% ../../nbs/phantoms/00_anatomy.ipynb #a98f67f1
-class PhantomError(ValueError):
+class PhantomError(PlainError):
     "A phantom, or a corpus of them, that can't be made: what was expected, what was found."
 
 

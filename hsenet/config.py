@@ -48,6 +48,7 @@ class SliceConfig:
     image_size: int = 224  # pixels a side that the 2D encoder sees
     steps: int = 0  # training steps of the `small` 2D encoder
     jpeg_quality: int = 95  # the release stores slices as JPEG; 0: no JPEG
+    exact_transform: bool = False  # open_clip's resizing, picture by picture; False: in batches
 
 # %% ../nbs/00_config.ipynb #19c478d1
 @dataclass
@@ -269,6 +270,7 @@ def _paper() -> Config:
         "augment.rotate": 0.5,
         "augment.flip": 0.1,
         "text.truncation": "random",
+        "slices.exact_transform": True,
         "encoder.input_mean": 0.0,
         "encoder.input_std": 1.0,
     }

@@ -35,7 +35,7 @@ def _same_object(a: Slice, b: Slice) -> bool:
     if a.uid or b.uid: return a.uid == b.uid
     return a.path.read_bytes() == b.path.read_bytes()
 
-
+# %% ../../nbs/ct/06_dicom.ipynb #2f350327
 def sort_slices(
     slices: list[Slice],  # of one series
     place: str | Path,  # for the message
@@ -99,7 +99,7 @@ def slice_step(
                           "beside the one before; resample it first (dcm2niix corrects tilts)")
     return (places[-1] - places[0]) / (len(slices) - 1)
 
-# %% ../../nbs/ct/06_dicom.ipynb #aa10e4e5
+# %% ../../nbs/ct/06_dicom.ipynb #a1e2cc4d
 def _pick_number(own: float | None, given: float | None, by_hand: bool) -> float | None:
     "A header's number or the one that is given, by who gives it."
     if by_hand and given is not None: return given
@@ -129,7 +129,7 @@ def with_rescale(
     return rescaled, (f"slope {first.slope:g} and intercept {first.intercept:g} as given or usual, "
                       f"not as the headers of {len(changed)} slices have them")
 
-# %% ../../nbs/ct/06_dicom.ipynb #79796a93
+# %% ../../nbs/ct/06_dicom.ipynb #154efc32
 def _affine(first: Slice, step: np.ndarray) -> np.ndarray:
     "(column, row, slice) → mm, x to the right, y to the front, z up (RAS+)."
     between_rows, between_columns = first.pixel
@@ -148,7 +148,7 @@ def _check_size(slices: list[Slice], most: float, place: str | Path) -> None:
         raise VolumeError(f"{place}: its headers promise {size / 1e9:,.1f} GB; "
                           f"refused above {most:g} GB")
 
-# %% ../../nbs/ct/06_dicom.ipynb #ac57e4b2
+# %% ../../nbs/ct/06_dicom.ipynb #bca91266
 def _chosen_slices(scanned: Scanned, path: Path, series: str | None) -> list[Slice]:
     "The slices of the series that is asked for. Raises `VolumeError`."
     if series is not None or path.is_dir() or is_zip(path):
@@ -162,7 +162,7 @@ def _chosen_slices(scanned: Scanned, path: Path, series: str | None) -> list[Sli
         if file.path == path: raise VolumeError(f"{path}: {file.reason}")
     raise VolumeError(f"{path}: no CT slice; expected one of the files of a CT series")
 
-
+# %% ../../nbs/ct/06_dicom.ipynb #a6d5b31e
 def read_dicom(
     path: str | Path,  # a folder of any depth, a ZIP archive of one, or one file of a series
     given: Given = Given(),  # series: UID, its beginning, short name, or "auto"; a rescale

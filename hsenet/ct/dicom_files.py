@@ -248,7 +248,7 @@ def read_elements(
     _name_syntax(ds)
     return ds, has_pixels
 
-# %% ../../nbs/ct/02_dicom_files.ipynb #3fb8320d
+# %% ../../nbs/ct/02_dicom_files.ipynb #f792af2e
 def is_zip(path: str | Path) -> bool:
     "Does the file begin as a ZIP archive does?"
     with open(path, "rb") as file:
@@ -264,7 +264,22 @@ def _member_path(name: str, number: int, folders: dict[str, int]) -> str:
     if not re.fullmatch(r"\.[A-Za-z0-9]{1,8}", suffix): suffix = ""
     return f"{folder:06d}/{hidden}{number:06d}{suffix}"
 
+# %% ../../nbs/ct/02_dicom_files.ipynb #999c2868
+def _check_members(
+    members: list[zipfile.ZipInfo],
+    path: str | Path,  # for the message
+    most: float,  # GB
+    files: int,
+) -> None:
+    "Raise `VolumeError` for encrypted members, too many, or too large ones."
+    if any(member.flag_bits & 1 for member in members):
+        raise VolumeError(f"{path}: is encrypted; unpack it, and give the folder")
+    size = sum(member.file_size for member in members)
+    if len(members) > files or size > most * 1e9:
+        raise VolumeError(f"{path}: {len(members):,} files of {size / 1e9:,.1f} GB; "
+                          f"expected one scan, {files:,} files and {most:g} GB at most")
 
+# %% ../../nbs/ct/02_dicom_files.ipynb #5dec0043
 def unpack_zip(
     path: str | Path,
     folder: str | Path,  # where to
@@ -292,18 +307,3 @@ def unpack_zip(
 def _name_of(member: zipfile.ZipInfo) -> str:
     "By which members are sorted."
     return member.filename
-
-# %% ../../nbs/ct/02_dicom_files.ipynb #7724abb1
-def _check_members(
-    members: list[zipfile.ZipInfo],
-    path: str | Path,  # for the message
-    most: float,  # GB
-    files: int,
-) -> None:
-    "Raise `VolumeError` for encrypted members, too many, or too large ones."
-    if any(member.flag_bits & 1 for member in members):
-        raise VolumeError(f"{path}: is encrypted; unpack it, and give the folder")
-    size = sum(member.file_size for member in members)
-    if len(members) > files or size > most * 1e9:
-        raise VolumeError(f"{path}: {len(members):,} files of {size / 1e9:,.1f} GB; "
-                          f"expected one scan, {files:,} files and {most:g} GB at most")

@@ -215,7 +215,7 @@ def _meta(ds: "Dataset", name: str) -> str:
     "An element of the file meta; blank where there is none."
     return str(getattr(ds, "file_meta", {}).get(name) or "")
 
-# %% ../../nbs/ct/03_dicom_headers.ipynb #cc46321a
+# %% ../../nbs/ct/03_dicom_headers.ipynb #668f5758
 _FRAME_GROUPS = {  # sequence → the elements taken from its item
     "CTImageFrameTypeSequence": ["FrameType"],
     "PixelMeasuresSequence": ["PixelSpacing", "SliceThickness"],
@@ -236,7 +236,7 @@ def _take_groups(header: "Dataset", groups: "Dataset") -> None:
         for name in names:
             if name in items[0]: header[name] = items[0][name]
 
-
+# %% ../../nbs/ct/03_dicom_headers.ipynb #a49a305f
 def frame_headers(ds: "Dataset") -> Iterator["Dataset"]:
     "The header of each frame, as if it were a file of its own. Raises `VolumeError`."
     frames = ds.get("PerFrameFunctionalGroupsSequence") or []
@@ -253,7 +253,7 @@ def frame_headers(ds: "Dataset") -> Iterator["Dataset"]:
         _take_groups(header, groups)
         yield header
 
-# %% ../../nbs/ct/03_dicom_headers.ipynb #eee0f110
+# %% ../../nbs/ct/03_dicom_headers.ipynb #cddb1554
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"  # SOP class: all slices in one file
 LEGACY_ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.2"  # the same, made from single ones
 _CT_CLASSES = (CT_IMAGE, ENHANCED_CT, LEGACY_ENHANCED_CT)
@@ -274,7 +274,7 @@ def object_kind(ds: "Dataset") -> str:
     if "LOCALIZER" in _made(ds).kinds: return "scout"
     return ""
 
-# %% ../../nbs/ct/03_dicom_headers.ipynb #4f104932
+# %% ../../nbs/ct/03_dicom_headers.ipynb #e2c410bf
 def parse_file(
     ds: "Dataset",  # of a CT, `object_kind` says
     has_pixels: bool,

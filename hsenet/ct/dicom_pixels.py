@@ -65,13 +65,13 @@ def padding_of(
     if of_tissue and not padding[[0, 0, -1, -1], [0, -1, 0, -1]].all(): return None
     return padding
 
-# %% ../../nbs/ct/05_dicom_pixels.ipynb #912d8741
+# %% ../../nbs/ct/05_dicom_pixels.ipynb #9cc7a150
 def check_decoder(ds: "Dataset") -> None:
     "Raise `VolumeError` where nothing that is installed decodes these pixels."
     uid = ds.file_meta.TransferSyntaxUID
+    if uid.is_private or not uid.is_transfer_syntax:
+        raise VolumeError("stored in a way of its own; write it uncompressed (gdcmconv --raw)")
     if not uid.is_compressed: return
-    if uid.is_private or uid.name == uid:
-        raise VolumeError("compressed in a way of its own; write it uncompressed (gdcmconv --raw)")
     try:
         decoder = load_pydicom().pixels.get_decoder(uid)
     except NotImplementedError:

@@ -10,6 +10,7 @@ __all__ = ['CONTROL', 'JOINERS', 'NO_ROOM', 'LONGEST_NAME', 'REMAKE', 'MOST_YAML
            'replace_folder', 'swap_folder', 'recover_folder', 'hold_folder', 'checksum', 'fingerprint']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
+import codecs
 import errno
 import fcntl
 import hashlib
@@ -201,15 +202,19 @@ def read_text(
     advice: str = "",  # what to do where it is missing: "run preprocessing first"
     most: int = MOST_JSON,  # bytes
 ) -> str:
-    "UTF-8 text. Raises `FileNotFoundError` with the advice, `FileError` for other bytes or too many."
+    """UTF-8 text, without the mark that Windows puts first; or UTF-16, if its own mark says so.
+    Raises `FileNotFoundError` with the advice, `FileError` for other bytes or too many."""
     path = existing_file(path, advice)
     size = path.stat().st_size
     if size > most:
         raise FileError(f"{path}: expected at most {most:,} bytes, found {size:,}; {REMAKE}")
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return path.read_bytes().decode()
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as e:
-        raise FileError(f"{path}: not UTF-8 text ({e}); {REMAKE}") from e
+        line = content.count(b"\n", 0, e.start) + 1
+        raise FileError(f"{path}: not UTF-8 text (line {line}: {e.reason}); {REMAKE}") from e
 
 # %% ../nbs/01_files.ipynb #f31b02c9
 def _depth(content: Any) -> int:

@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 
 from .manifest import DatasetError, read_manifest, read_questions
 from .shards import Shards, has_shards
-from hsenet.cache.text import (
-    REPORT_PROMPT, REPORT_PROMPTS, drop_sentences, fill_template, read_templates, truncate_report,
-    wordings)
+from .text import (
+    REPORT_PROMPT, REPORT_PROMPTS, drop_sentences, fill_template, plain_spaces, read_templates,
+    truncate_report, wordings)
 from ..config import AugmentConfig
 
 # %% ../../nbs/cache/09_datasets.ipynb #866001c2
@@ -339,7 +339,7 @@ class VLMCollator:
     def row(self, item: dict) -> tuple[list[int], list[int]]:
         """Ids before the answer, and ids of the answer with EOS (none unless training).
         Raises `DatasetError`."""
-        before = self.head + self.ids(item["prompt"])
+        before = self.head + self.ids(plain_spaces(item["prompt"]))
         room = self.max_length - len(before) - 1
         if room < 1:
             raise DatasetError(

@@ -31,9 +31,7 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if Path(path).is_dir():
-        ct = read_series(path, given.series)
-    else:
-        ct = read_nifti(path, given)
+    if not Path(path).is_dir(): return read_nifti(path, given)
+    ct = read_series(path, given.series)
     check_geometry(ct.hu.shape, ct.spacing, given, path)
     return ct

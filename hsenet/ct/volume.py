@@ -38,7 +38,7 @@ class CT:
     "A CT scan in Hounsfield units."
     hu: np.ndarray  # (z, x, y) int16 or float32: z to the head, x to the left, y to the back
     spacing: tuple[float, float, float]  # mm (z, x, y)
-    meta: dict = dataclasses.field(default_factory=dict)  # facts about the reading, as JSON has them
+    meta: dict = dataclasses.field(default_factory=dict)  # of the reading, as JSON has it
     field: np.ndarray | None = None  # (z, x, y) bool: what was scanned; None: everything
 
     def __repr__(self) -> str:

@@ -159,7 +159,7 @@ class StageConfig(Settings):
     "One training stage."
     epochs: Annotated[float, Between(0.001, 100_000)] = 50
     lr: Annotated[float, Between(0, 100)] = 1e-4
-    batch_size: Times = 3  # per process
+    batch_size: Times = 24  # cases, over all processes
     accumulate: Times = 1  # batches per optimizer step
     weight_decay: Factor = 0.1
     warmup: Share = 0.03  # share of the steps
@@ -174,12 +174,12 @@ class StageConfig(Settings):
 # %% ../nbs/00_config.ipynb #63038001
 def _mrg() -> StageConfig:
     "Report generation, as published."
-    return StageConfig(epochs=6, batch_size=2, weight_decay=0.0, max_length=800)
+    return StageConfig(epochs=6, batch_size=16, weight_decay=0.0, max_length=800)
 
 
 def _vqa() -> StageConfig:
     "Question answering, as published."
-    return StageConfig(epochs=4, batch_size=5, weight_decay=0.0, max_length=330, lr=5e-5)
+    return StageConfig(epochs=4, batch_size=40, weight_decay=0.0, max_length=330, lr=5e-5)
 
 
 def _plain(x: Any) -> Any:

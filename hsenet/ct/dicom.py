@@ -16,7 +16,8 @@ from .dicom_headers import Slice, short_name
 from .dicom_pixels import read_hu
 from .dicom_series import (Scanned, check_complete, dicom_files, pick_series,
                                     rest_line, scan_files)
-from .volume import CT, Given, VolumeError, check_hu, to_patient_axes
+from .grid import to_patient_grid
+from .volume import CT, Given, VolumeError, check_geometry, check_hu, patient_turn
 
 # %% ../../nbs/ct/06_dicom.ipynb #2d05b5d1
 def _check_alike(slices: list[Slice], place: str | Path) -> None:
@@ -61,7 +62,7 @@ def sort_slices(
 def _check_gaps(
     gaps: np.ndarray,  # (n - 1,) mm along the normal
     uneven: float,  # share of the usual step
-    folder: str | Path,  # for the message
+    place: str | Path,  # for the message
 ) -> None:
     "Raise `VolumeError` where steps differ by more than `uneven`: slices are missing, or mixed."
     steps = gaps / float(np.median(gaps))
@@ -73,30 +74,28 @@ def _check_gaps(
     several = (steps[odd] > 1.5) & (np.abs(steps[odd] - whole) < 2 * uneven)
     if several.all():
         missing = int((whole - 1).sum())
-        raise VolumeError(f"{folder}: missing slices: {missing} "
+        raise VolumeError(f"{place}: missing slices: {missing} "
                           f"between slices {first} and {last} of {n}; copy the series again")
-    raise VolumeError(f"{folder}: uneven steps, {gaps.min():.3g} to {gaps.max():.3g} mm "
+    raise VolumeError(f"{place}: uneven steps, {gaps.min():.3g} to {gaps.max():.3g} mm "
                       f"(first after slice {first} of {n}); "
                       "slices are missing, or two series are mixed")
 
 # %% ../../nbs/ct/06_dicom.ipynb #ff8e2429
 def slice_step(
     slices: list[Slice],  # sorted
-    folder: str | Path,  # for the message
+    place: str | Path,  # for the message
     uneven: float = 0.05,  # share of a step by which one may differ from the others
 ) -> np.ndarray:
-    "From slice to slice, `(3,)` mm (LPS). Raises `VolumeError` for uneven and tilted series."
+    "From slice to slice, `(3,)` mm (LPS). Raises `VolumeError` for uneven and curved series."
     places = np.array([s.position for s in slices])
     normal = slices[0].normal
     gaps = np.diff(places @ normal)
-    _check_gaps(gaps, uneven, folder)
-    usual = float(np.median(gaps))
+    _check_gaps(gaps, uneven, place)
     drift = np.diff(places, axis=0) - gaps[:, None] * normal
-    mean_drift = drift.mean(axis=0)
-    if np.abs(mean_drift).max() > 1e-3 * usual or np.abs(drift).max() > uneven * usual:
-        beside = np.linalg.norm(mean_drift)
-        raise VolumeError(f"{folder}: tilted gantry, each slice lies {beside:.3g} mm "
-                          "beside the one before; resample it first (dcm2niix corrects tilts)")
+    wander = np.abs(drift - drift.mean(axis=0)).max()
+    if wander > uneven * float(np.median(gaps)):
+        raise VolumeError(f"{place}: its slices don't lie in a straight line, one is {wander:.3g} mm "
+                          "beside it; two series are mixed, or positions are wrong")
     return (places[-1] - places[0]) / (len(slices) - 1)
 
 # %% ../../nbs/ct/06_dicom.ipynb #a1e2cc4d
@@ -129,14 +128,15 @@ def with_rescale(
     return rescaled, (f"slope {first.slope:g} and intercept {first.intercept:g} as given or usual, "
                       f"not as the headers of {len(changed)} slices have them")
 
-# %% ../../nbs/ct/06_dicom.ipynb #154efc32
+# %% ../../nbs/ct/06_dicom.ipynb #aa450afa
 def _affine(first: Slice, step: np.ndarray) -> np.ndarray:
-    "(column, row, slice) → mm, x to the right, y to the front, z up (RAS+)."
+    "(column, row, slice) → mm, x to the right, y to the front, z up (RAS+), of the first slice on."
     between_rows, between_columns = first.pixel
     right, down = first.axes
     steps = np.stack([right * between_columns, down * between_rows, step], axis=1)
     affine = np.eye(4)
     affine[:3, :3] = np.diag([-1, -1, 1]) @ steps  # LPS → RAS
+    affine[:3, 3] = np.diag([-1, -1, 1]) @ first.position
     return affine
 
 
@@ -162,7 +162,21 @@ def _chosen_slices(scanned: Scanned, path: Path, series: str | None) -> list[Sli
         if file.path == path: raise VolumeError(f"{path}: {file.reason}")
     raise VolumeError(f"{path}: no CT slice; expected one of the files of a CT series")
 
-# %% ../../nbs/ct/06_dicom.ipynb #a6d5b31e
+# %% ../../nbs/ct/06_dicom.ipynb #92e25430
+def _check_own_geometry(
+    slices: list[Slice],
+    affine: np.ndarray,
+    given: Given,
+    place: str | Path,  # for the message
+) -> None:
+    "Hold a series against the spacing of a table. Raises as `check_geometry`."
+    turn, (x, y, z) = patient_turn(affine, place)
+    rows, columns = slices[0].shape
+    own = (columns, rows, len(slices))
+    shape = [own[axis] for axis in np.argsort(turn[:, 0])]
+    check_geometry((shape[2], shape[0], shape[1]), (z, x, y), given, place)
+
+# %% ../../nbs/ct/06_dicom.ipynb #c17ebead
 def read_dicom(
     path: str | Path,  # a folder of any depth, a ZIP archive of one, or one file of a series
     given: Given = Given(),  # series: UID, its beginning, short name, or "auto"; a rescale
@@ -180,11 +194,9 @@ def read_dicom(
         slices, rescale = with_rescale(slices, given, path)
         _check_size(slices, most, path)
         affine = _affine(slices[0], slice_step(slices, path))
+        _check_own_geometry(slices, affine, given, path)
         stored, padding = read_hu(slices, path)
-    array, (x, y, z) = to_patient_axes(stored.transpose(2, 1, 0), affine, path)
-    hu = array.transpose(2, 0, 1)
-    if min(hu.strides) < 0: hu = np.ascontiguousarray(hu)  # torch takes no flipped views
-    check_hu(hu, path, "dicom")
+    check_hu(stored, path, "dicom")
     files_used = {s.path for s in chosen}
     meta = {
         "path": str(path), "hu_source": "dicom",
@@ -195,4 +207,4 @@ def read_dicom(
         "repeats": repeats, "left_out": scanned.files - len(files_used),
         "warnings": [line for line in (rescale, rest) if line],
     }
-    return CT(hu, (z, x, y), meta)
+    return to_patient_grid(stored.transpose(2, 1, 0), affine, path).as_ct(meta)

@@ -11,7 +11,7 @@ from pathlib import Path
 from .dicom import read_dicom
 from .dicom_series import holds_dicom
 from .nifti import read_nifti
-from .volume import CT, Given, check_geometry
+from .volume import CT, Given
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
@@ -32,9 +32,5 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if holds_dicom(path):
-        ct = read_dicom(path, given)
-    else:
-        ct = read_nifti(path, given)
-    check_geometry(ct.hu.shape, ct.spacing, given, path)
-    return ct
+    if holds_dicom(path): return read_dicom(path, given)
+    return read_nifti(path, given)

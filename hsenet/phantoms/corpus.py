@@ -375,10 +375,11 @@ def _check_folder(mark: Path, settings: dict) -> bool:
     raise PhantomError(f"{other}; choose another folder, or delete this one")
 
 # %% ../../nbs/phantoms/10_corpus.ipynb #18052637
-def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:
-    "Raises `PhantomError` for a value that isn't one of two."
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    "Raises `PhantomError` for a value that isn't one of these."
+    *others, last = choices
     if value not in choices:
-        raise PhantomError(f"{name}: expected {' or '.join(choices)}, found {value!r}")
+        raise PhantomError(f"{name}: expected {', '.join(others)} or {last}, found {value!r}")
 
 
 def _volume_paths(scans: list[str], job: _Job) -> list[Path]:

@@ -19,7 +19,7 @@ from ..config import LanguageConfig
 from ..files import FileError, read_json, swap_folder, write_json
 from .branches import branch_configs
 from .clip import VolumeCLIP
-from .language import load_language_model
+from .language import base_checksum, load_language_model
 from hsenet.models.released import (
     PEFT,
     TEACHER,
@@ -167,11 +167,18 @@ def _on_base(
             "stage1 must be a plain CLIP and stage2 a guided one; are they swapped?"
         )
     language, image_token, name = _load_base(base, image_token_id)
+    by_name = isinstance(base, (str, Path))
     packer = packer_sizes(under_prefix(adapters, f"{PEFT}model.mm_projector."))
     encoders = {"stage1": clip1.vision, "stage2": clip2.vision}
     sizes = {branch: encoder.config for branch, encoder in encoders.items()}
     branches = branch_configs(sizes, {**packer, "kernel": kernel})
-    settings = HSENetVLMConfig(branches, language.config, image_token_id=image_token, base=name)
+    settings = HSENetVLMConfig(
+        branches,
+        language.config,
+        image_token_id=image_token,
+        base=name,
+        base_checksum=base_checksum(base) if by_name else None,
+    )
     with init.no_init_weights():
         vlm = HSENetVLM(settings, language)
     for branch, encoder in encoders.items():
@@ -254,14 +261,15 @@ TOKENIZER = "tokenizer.json", "vocab.txt", "tokenizer.model"
 
 def _write(model: PreTrainedModel, folder: Path, source: Path, base: str | Path | None):
     "A model, its teacher and its tokenizer."
+    causal = isinstance(model, HSENetVLM)
+    place = base if causal and base is not None else source
+    if place == base or any((source / name).is_file() for name in TOKENIZER):
+        tokenizer = load_tokenizer(place, "causal" if causal else "bert")
+        if causal: model.use_tokenizer(tokenizer)
+        tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     teacher = getattr(model, "teacher", None)
     if teacher is not None: teacher.save_pretrained(folder / "teacher")
-    causal = isinstance(model, HSENetVLM)
-    if causal and base is not None:
-        load_tokenizer(base, "causal").save_pretrained(folder)
-    elif any((source / name).is_file() for name in TOKENIZER):
-        load_tokenizer(source, "causal" if causal else "bert").save_pretrained(folder)
 
 
 def _rewrite(source: Path, folder: Path, progress: bool):

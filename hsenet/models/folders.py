@@ -83,7 +83,8 @@ def read_settings(
             f"{path}: expected a model of type {model_type}, found {str(found)[:100]!r}")
     if "auto_map" in settings:
         raise CheckpointError(
-            f"{path}: auto_map names code to be run, which hsenet never does; copy the folder again")
+            f"{path}: auto_map names code to be run, which hsenet never does; "
+            "copy the folder again")
     if (folder / "adapter_config.json").exists():
         raise CheckpointError(
             f"{folder}/adapter_config.json: none of hsenet's files, and it would have another "

@@ -132,7 +132,7 @@ def check_same_base(
 ):
     "Raise `CheckpointError` where a base's weights aren't those that LoRA was trained beside."
     if recorded is None:
-        logger.info("%s keeps no checksum of its base %s: can't tell if it is the same", folder, name)
+        logger.info("%s keeps no checksum of its base %s; is it the same?", folder, name)
         return
     found = base_checksum(name)
     if found != recorded:

@@ -85,8 +85,9 @@ def ours(path: Path, spacing, jpeg: bool = False):
     from hsenet.config import preset
     from hsenet.ct.planes import encode_ct
     from hsenet.ct.resample import jpeg_round_trip
+    from hsenet.ct.volume import Given
     paper = preset("paper")
-    volume, slices, _ = encode_ct(path, 1, -1024, spacing, None, paper.volume, paper.slices)
+    volume, slices, _ = encode_ct(path, Given(1, -1024, spacing), paper.volume, paper.slices)
     return volume, jpeg_round_trip(slices) if jpeg else slices
 
 

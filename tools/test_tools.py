@@ -1,6 +1,7 @@
 """Tests of the tools. Each runs in a process of its own: python tools/test_tools.py test_name"""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -311,6 +312,36 @@ def test_lab_runs_run_notebooks_from_the_top():
         assert done.stdout == str(wanted), done
 
 
+def test_wheel_is_whole():
+    "From the sources' archive, as `pip install hsenet-….tar.gz` makes it; imported from elsewhere than this folder."
+    import tarfile
+    import zipfile
+    folder = TEMPORARY / "package"
+    sources = ["setup.py", "settings.ini", "README.md", "LICENSE", "MANIFEST.in"]
+    shutil.copytree(ROOT / "hsenet", folder / "hsenet", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in sources:
+        shutil.copy(ROOT / name, folder)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=folder, check=True, capture_output=True)
+    archive, = (folder / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(TEMPORARY, filter="data")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    unpacked = TEMPORARY / archive.name.removesuffix(".tar.gz")
+    subprocess.run([*pip, "-w", str(TEMPORARY), str(unpacked)], check=True)
+    wheel, = TEMPORARY.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        file.extractall(TEMPORARY / "installed")
+    expected = set()
+    for path in (ROOT / "hsenet").rglob("*"):
+        if path.suffix in (".py", ".html", ".typed"): expected.add(str(path.relative_to(ROOT)))
+    assert not expected - names, f"missing in {wheel.name}: {sorted(expected - names)}"
+    code = "import hsenet, hsenet.cli; print(hsenet.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(TEMPORARY / "installed")}
+    shown = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
+    assert str(TEMPORARY / "installed") in shown.stdout, shown
+
+
 def test_old_python_is_refused():
     old = TEMPORARY / "python"
     old.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo Python 3.9.2\nexit 1\n")
@@ -335,8 +366,8 @@ def test_damaged_files_end_well():
     for kind in fuzz.KINDS:
         work = TEMPORARY / kind
         work.mkdir()
-        fuzz.warm(kind, work, fuzz.ours())
-        rows = [fuzz.one(kind, number, work, fuzz.ours()) for number in range(500_000, 500_025)]
+        fuzz.warm(kind, work)
+        rows = [fuzz.one(kind, number, work) for number in range(500_000, 500_025)]
         assert not [r for r in rows if r["end"].startswith("FAILED")], (kind, rows)
         ends += [r["end"] for r in rows]
     results = ends.count("result") / len(ends)
@@ -349,12 +380,12 @@ def test_fuzz_sees_a_failure():
 
     def wrong(work, rng): raise KeyError("x")
     fuzz.KINDS["wrong"] = wrong
-    end = fuzz.one("wrong", 0, TEMPORARY, fuzz.ours())["end"]
+    end = fuzz.one("wrong", 0, TEMPORARY)["end"]
     assert end.startswith("FAILED KeyError"), end
     late = (
         "import sys; sys.path.insert(0, 'tools'); import fuzz, time; fuzz.SECONDS = 1; "
         "fuzz.KINDS['late'] = lambda work, rng: time.sleep(60); "
-        "fuzz.one('late', 0, fuzz.ROOT, fuzz.ours())")
+        "fuzz.one('late', 0, fuzz.ROOT)")
     status = subprocess.run([sys.executable, "-c", late], cwd=ROOT).returncode
     assert status == -14, f"a minute passed for 1 s: status {status}"
 

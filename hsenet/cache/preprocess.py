@@ -32,7 +32,7 @@ from ..corpora.layouts import read_corpus, read_corpus_questions
 from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
-from ..ct.volume import VolumeError
+from ..ct.volume import Given, VolumeError
 from ..files import append_lines, fingerprint, read_lines, write_array, write_lines, write_text
 
 # %% ../../nbs/cache/04_preprocess.ipynb #0274fbc7
@@ -56,8 +56,7 @@ def process_case(
     # before reading: a file that changes meanwhile is read again next time
     source = fingerprint(path)
     try:
-        encoded, images, ct = encode_ct(
-            path, row["slope"], row["intercept"], row["spacing"], row.get("series"), volume, slices)
+        encoded, images, ct = encode_ct(path, Given.of_case(row), volume, slices)
     except (VolumeError, OSError, MemoryError) as e:
         return Failure(case, path, str(e) or type(e).__name__)
     write_array(cache / "volumes" / f"{case}.npy", encoded.astype(np.float16))

@@ -10,14 +10,15 @@ import typer
 
 from .app import app
 from ..options import Archives, Below, Column, Corpus, Layout, Output, Partial, Patient
-from ..options import PhantomLayout, PhantomRelease, Preset, Release, Sample, Seed, Set
+from ..options import PhantomLayout, PhantomRelease, Preset, Release, Sample
+from ..options import SampleSeed, Seed, Set
 from ..options import Split, Table, UnpackedFolder, Workers, chosen_config, corpus_settings
 
 # %% ../../nbs/commands/02_corpus.ipynb #a09ce7e8
 @app.command()
 def config(
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
 ):
     "Print all settings of a preset, as YAML that --preset reads."
@@ -31,7 +32,7 @@ def config(
 def phantoms(
     output: Output,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
     layout: PhantomLayout = "ct_rate",
     release: PhantomRelease = "first",
@@ -42,11 +43,11 @@ preprocess reads."""
     from hsenet.phantoms.corpus import write_corpus
     from hsenet.phantoms.layouts import write_example
 
-    phantom = chosen_config(preset, seed, settings).phantom
+    chosen = chosen_config(preset, seed, settings)
     if layout == "ct_rate":
-        folder = write_corpus(output, phantom, seed=seed, release=release, workers=workers)
+        folder = write_corpus(output, chosen.phantom, chosen.seed, release=release, workers=workers)
     else:
-        folder = write_example(output, layout, phantom, seed, workers)
+        folder = write_example(output, layout, chosen.phantom, chosen.seed, workers)
     typer.echo(folder)
 
 # %% ../../nbs/commands/02_corpus.ipynb #8e56fbd8
@@ -66,7 +67,7 @@ def corpus_check(
     below: Below = None,
     partial: Partial = False,
     sample: Sample = 20,
-    seed: Seed = 42,
+    seed: SampleSeed = 42,
 ):
     """What a corpus holds, and every inconsistency with counts and examples; exit status 1 if \
 there is any."""

@@ -114,7 +114,7 @@ def rows_of_table(
         check.note("unknown column", path, [c for c in table.columns if c not in expected])
     if needed[0] in lacking: return None
     named = table[needed[0]].notna()
-    check.note("row without a name", path, [f"row {i + 1}" for i in np.flatnonzero(~named)])
+    check.note("row without a name", path, [f"line {line}" for line in table.index[~named]])
     table = table[named]
     table = table.assign(case=case_of_volume(table[needed[0]]))
     if unique: check.note("duplicate", path, table.case[table.case.duplicated()])
@@ -184,7 +184,8 @@ def note_labels(check: Check, path: Path, table: pd.DataFrame, names: pd.Series)
     examples = []
     for label in labels:
         for i, value in table[label][wrong[label]].items():
-            examples.append(f"{names[i]}: {label} = {value!r}")
+            shown = "nothing" if pd.isna(value) else repr(value)
+            examples.append(f"{names[i]}: {label} = {shown}")
     check.note("label not 0 or 1", path, examples)
 
 

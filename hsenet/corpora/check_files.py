@@ -111,7 +111,7 @@ def rows_of_files(
     uses = [f"{use} = {column}" for use, column in column_of.items()]
     check.found["columns"] = ", ".join(uses)
     named = rows[column_of["path"]].notna()
-    check.note("row without a path", path, [f"row {i + 1}" for i in np.flatnonzero(~named)])
+    check.note("row without a path", path, [f"line {line}" for line in rows.index[~named]])
     return rows[named], column_of
 
 # %% ../../nbs/corpora/11_check_files.ipynb #18b64ef2

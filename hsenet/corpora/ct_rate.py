@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['logger', 'SPLITS', 'RELEASES', 'METADATA_COLUMNS', 'dataset_folder', 'find_table', 'find_releases', 'release_of',
-           'volume_folders', 'list_volumes', 'case_of_volume', 'metadata_numbers', 'metadata_facts', 'read_metadata',
-           'read_reports', 'read_variants', 'read_region_reports', 'read_labels', 'read_no_chest', 'read_ct_rate']
+           'volume_folders', 'list_volumes', 'case_of_volume', 'read_volume_table', 'metadata_numbers',
+           'metadata_facts', 'read_metadata', 'read_reports', 'read_variants', 'read_region_reports', 'read_labels',
+           'read_no_chest', 'read_ct_rate']
 
 # %% ../../nbs/corpora/01_ct_rate.ipynb #d3b722e9
 import logging
@@ -16,13 +17,15 @@ import pandas as pd
 from hsenet.corpora.table import (
     LABELS,
     CorpusError,
+    checked_labels,
     clean_text,
     complete_cases,
-    label_numbers,
+    foreign_path,
+    foreign_text,
     listed,
     read_table,
+    refuse_repeats,
 )
-from ..files import FileError, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +132,21 @@ def case_of_volume(names: pd.Series) -> pd.Series:
     "Names of volumes without `.nii.gz`."
     return names.astype(str).str.removesuffix(".gz").str.removesuffix(".nii")
 
+
+def read_volume_table(
+    path: Path,
+    columns: list[str],  # that must be there, beside `VolumeName`
+) -> pd.DataFrame:
+    "A table with a row per volume, and its `case`. Raises `FileNotFoundError`, `CorpusError`."
+    table = read_table(path, ["VolumeName", *columns])
+    nameless = table.index[table.VolumeName.isna()]
+    if len(nameless):
+        found = f"no VolumeName ({len(nameless)} such rows)"
+        raise CorpusError(f"{path}, line {nameless[0]}: {found}; name the volume")
+    table = table.assign(case=case_of_volume(table.VolumeName))
+    refuse_repeats(table.case, f"{path}: VolumeName")
+    return table
+
 # %% ../../nbs/corpora/01_ct_rate.ipynb #7374c90b
 METADATA_COLUMNS = ["VolumeName", "RescaleSlope", "RescaleIntercept", "XYSpacing", "ZSpacing"]
 
@@ -163,23 +181,24 @@ def metadata_facts(
 # %% ../../nbs/corpora/01_ct_rate.ipynb #14c8d547
 def read_metadata(path: Path) -> pd.DataFrame:
     "slope, intercept, spacing (z, x, y) in mm by case. Raises `FileNotFoundError`, `CorpusError`."
-    table = read_table(path, METADATA_COLUMNS, unique="VolumeName")
+    table = read_volume_table(path, METADATA_COLUMNS)
     numbers = metadata_numbers(table)
     bad = numbers.isna().any(axis=1)
     if bad.any():
-        row = table[METADATA_COLUMNS][bad].iloc[0].to_dict()
+        row = table[METADATA_COLUMNS][bad].fillna("").iloc[0].to_dict()
+        place = f"{path}, line {bad.idxmax()}"
         wanted = "expected numbers, and XYSpacing as [x, y]"
-        raise CorpusError(f"{path}: {wanted}, found {row} ({bad.sum()} such rows)")
-    return metadata_facts(numbers, case_of_volume(table.VolumeName))
+        raise CorpusError(f"{place}: {wanted}, found {row} ({bad.sum()} such rows)")
+    return metadata_facts(numbers, table.case)
 
 # %% ../../nbs/corpora/01_ct_rate.ipynb #038dd012
 def read_reports(path: Path) -> pd.DataFrame:
     "findings and impressions by case, cleaned. Raises `FileNotFoundError`, `CorpusError`."
-    table = read_table(path, ["VolumeName", "Findings_EN", "Impressions_EN"], unique="VolumeName")
+    table = read_volume_table(path, ["Findings_EN", "Impressions_EN"])
     findings = table.Findings_EN.map(clean_text)
     impressions = table.Impressions_EN.map(clean_text)
     reports = pd.DataFrame({"findings": findings, "impressions": impressions})
-    return reports.set_index(case_of_volume(table.VolumeName))
+    return reports.set_index(table.case)
 
 
 def read_variants(path: Path) -> pd.Series:
@@ -205,27 +224,17 @@ def read_region_reports(path: Path) -> pd.DataFrame:
 def read_labels(path: Path) -> pd.Series:
     """The 18 labels by case, a list of 0 and 1 in the order of `LABELS`.
     Raises `FileNotFoundError`, `CorpusError`."""
-    table = read_table(path, ["VolumeName", *LABELS], unique="VolumeName")
-    numbers = label_numbers(table)
-    wrong = numbers.isna().any(axis=1)
-    if wrong.any():
-        first = table.VolumeName[wrong].iloc[0]
-        raise CorpusError(
-            f"{path}: expected labels 0 or 1, found others for {first} ({wrong.sum()} such rows)"
-        )
-    rows = numbers.astype(int).values.tolist()
-    return pd.Series(rows, index=case_of_volume(table.VolumeName), dtype=object)
+    table = read_volume_table(path, LABELS)
+    numbers = checked_labels(table, LABELS, path)
+    return pd.Series(numbers.values.tolist(), index=table.case, dtype=object)
 
 
 def read_no_chest(path: Path) -> set[str]:
     "Cases that aren't CTs of the chest; none if there is no list. Raises `CorpusError`."
     if not path.is_file(): return set()
-    try:
-        lines = read_text(path).splitlines()
-    except FileError as e:
-        raise CorpusError(f"{e}; expected text, a volume's name in each line") from e
-    names = [Path(line.strip()).name for line in lines if line.strip()]
-    return {name.removesuffix(".nii.gz") for name in names}
+    lines = foreign_text(path, "a volume's name in each line").splitlines()
+    names = [foreign_path(line.strip()).name for line in lines if line.strip()]
+    return set(case_of_volume(pd.Series(names, dtype=object)))
 
 # %% ../../nbs/corpora/01_ct_rate.ipynb #b68d7cfd
 def _facts(

@@ -18,16 +18,16 @@ from hsenet.corpora.table import (
     CorpusError,
     case_name,
     cases_with_report,
+    checked_labels,
     clean_text,
     find_patients,
-    label_numbers,
     listed,
     read_table,
     refuse_repeats,
     safe_path,
     split_names,
 )
-from ..ct.dicom import short_name
+from ..ct.dicom_headers import short_name
 
 # %% ../../nbs/corpora/05_folder.ipynb #eb22845a
 def find_columns(
@@ -46,7 +46,9 @@ def find_columns(
             f"{table_path}: no column {listed(absent)}; found {listed(table.columns)}"
         )
 
-    by_lower_name = {str(column).lower(): column for column in table.columns}
+    by_lower_name = {}
+    for column in table.columns:
+        by_lower_name.setdefault(str(column).lower(), column)
     found = {}
     for use, names in COLUMNS.items():
         there = [by_lower_name[name] for name in names if name in by_lower_name]
@@ -123,12 +125,7 @@ def _labels_of_rows(
 ) -> list[list[int]] | None:
     "18 × 0 or 1 for each row; None unless the table has all of them. Raises `CorpusError`."
     if not set(LABELS) <= set(rows.columns): return None
-    numbers = label_numbers(rows)
-    wrong = numbers.isna().any(axis=1).to_numpy()
-    if wrong.any():
-        found = f"found others in {wrong.sum()} rows, the first is row {wrong.argmax() + 1}"
-        raise CorpusError(f"{table_path}: expected labels 0 or 1, {found}")
-    return numbers.astype(int).values.tolist()
+    return checked_labels(rows, LABELS, table_path).values.tolist()
 
 # %% ../../nbs/corpora/05_folder.ipynb #30fa2d25
 def _describe_rows(

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from .table import CorpusError
-from ..ct.read import read_ct
-from ..ct.volume import SpacingError, VolumeError
+from ..ct.read import read_given
+from ..ct.volume import Given, SpacingError, VolumeError
 from ..files import FileError
 
 # %% ../../nbs/corpora/09_problems.ipynb #92517e68
@@ -98,9 +98,8 @@ def read_sample(
     sources = Counter()
     errors = {"spacing disagrees": [], "unusable volume": []}
     for row in cases.iloc[sorted(drawn)].to_dict("records"):
-        header = [row.get(fact) for fact in ("slope", "intercept", "spacing", "series")]
         try:
-            ct = read_ct(row["path"], *header)
+            ct = read_given(row["path"], Given.of_case(row))
             sources[ct.meta["hu_source"]] += 1
         except SpacingError as e:
             errors["spacing disagrees"].append(e)

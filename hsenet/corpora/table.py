@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['logger', 'LABELS', 'CASE_COLUMNS', 'QUESTION_COLUMNS', 'CT_RATE_PATIENT', 'BIMCV_PATIENT', 'SPLIT_NAMES', 'COLUMNS',
-           'CorpusError', 'listed', 'refuse_repeats', 'read_table', 'label_numbers', 'clean_text', 'foreign_path',
-           'safe_path', 'case_name', 'find_patients', 'split_names', 'complete_cases', 'cases_with_report']
+           'CorpusError', 'listed', 'refuse_repeats', 'foreign_text', 'delimiter_of', 'csv_rows', 'columns_of_header',
+           'fit_row', 'read_table', 'label_numbers', 'checked_labels', 'clean_text', 'foreign_path', 'safe_path',
+           'case_name', 'find_patients', 'split_names', 'complete_cases', 'cases_with_report']
 
 # %% ../../nbs/corpora/00_table.ipynb #19c9dee2
+import csv
+import io
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
-from ..files import PlainError
+from ..files import REMAKE, FileError, PlainError, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -69,52 +73,151 @@ def listed(words: Iterable) -> str:
 
 
 def refuse_repeats(
-    names: pd.Series,
+    names: pd.Series,  # by line, where the index is called so
     source: str,  # what the message begins with, such as `reports.csv: VolumeName`
 ) -> None:
     "Raises `CorpusError` if a name stands in more than one row."
     repeats = names[names.duplicated()]
-    if len(repeats):
-        first = repeats.iloc[0]
-        raise CorpusError(
-            f"{source} {first!r} stands in more than one row ({len(repeats)} repeats); keep one"
-        )
+    if repeats.empty: return
+    first = repeats.iloc[0]
+    count = f"{len(repeats)} repeats"
+    if names.index.name == "line":
+        count += f"; lines {listed(names.index[names == first][:5])}"
+    raise CorpusError(f"{source} {first!r} stands in more than one row ({count}); keep one")
 
 # %% ../../nbs/corpora/00_table.ipynb #1a193df2
-_NOT_CSV = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
+def foreign_text(
+    path: Path,
+    expected: str,  # for messages
+) -> str:
+    "Somebody's text file, in UTF-8 or UTF-16. Raises `CorpusError` for other bytes."
+    try:
+        return read_text(path)
+    except FileError as e:
+        found = str(e).removesuffix(f"; {REMAKE}")
+        raise CorpusError(f"{found}; expected {expected} in UTF-8, save it as such") from e
 
 
+def delimiter_of(text: str) -> str:
+    "What stands between the cells of a CSV file: a comma, or else what its first line has."
+    header = text.partition("\n")[0]
+    for delimiter in (",", ";", "\t"):
+        if delimiter in header: return delimiter
+    return ","
+
+
+def csv_rows(
+    text: str,
+    path: Path,  # for messages
+) -> Iterator[tuple[int, list[str]]]:
+    "(line it begins in, its cells) of each row that isn't empty. Raises `CorpusError`."
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter_of(text), strict=True)
+    line = 1
+    while True:
+        try:
+            row = next(reader, None)
+        except csv.Error as e:
+            advice = "a quote that isn't closed, or isn't doubled inside of a text?"
+            raise CorpusError(f"{path}, line {line}: not CSV ({e}); {advice}") from e
+        if row is None: return
+        cells = [cell.strip() for cell in row]
+        if any(cells): yield line, cells
+        line = reader.line_num + 1
+
+# %% ../../nbs/corpora/00_table.ipynb #97f3a90c
+def columns_of_header(
+    header: list[str],
+    path: Path,  # for messages
+) -> list[str]:
+    "Names of columns, without empty ones at the end. Raises `CorpusError` for repeats."
+    last = max((i for i, name in enumerate(header) if name), default=-1)
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(header[: last + 1])]
+    repeats = sorted({name for name in names if names.count(name) > 1})
+    if repeats:
+        places = [str(i + 1) for i, name in enumerate(names) if name == repeats[0]]
+        where = f"columns {listed(places)} are all called {repeats[0]!r}"
+        raise CorpusError(f"{path}, line 1: {where}; expected a name of its own for each")
+    return names
+
+
+def fit_row(
+    cells: list[str],
+    names: list[str],  # of the columns
+    place: str,  # for messages: file and line
+) -> list[str]:
+    "The cells of the columns. Raises `CorpusError` where there are more, or fewer."
+    width = len(names)
+    if any(cells[width:]):
+        odd = f"column {width + 1}: {cells[width][:80]!r} is beyond the header's {width} columns"
+        advice = "a text with a comma must stand in quotes"
+        raise CorpusError(f"{place}, {odd} ({len(cells)} cells); {advice}")
+    if len(cells) < width:
+        odd = f"column {len(cells) + 1}: no cell for {names[len(cells)]!r}"
+        advice = "a text with a new line must stand in quotes"
+        raise CorpusError(f"{place}, {odd} ({len(cells)} cells of {width}); {advice}")
+    return cells[:width]
+
+# %% ../../nbs/corpora/00_table.ipynb #b67a167f
 def read_table(
     path: str | Path,
     columns: list[str],  # that must be there
-    unique: str | None = None,  # a column without repeats
 ) -> pd.DataFrame:
-    "A CSV file with at least `columns`. Raises `FileNotFoundError`, `CorpusError`."
+    """A CSV file with at least `columns`, by `line`: cells are text without white space around
+    it, or NaN where they are empty. Raises `FileNotFoundError`, `CorpusError`."""
     path = Path(path)
+    wanted = "a CSV file" + (f" with the columns {listed(columns)}" if columns else "")
     if not path.is_file():
-        advice = f"expected a CSV file with the columns {listed(columns)}"
-        raise FileNotFoundError(f"no table at {path}; {advice}")
-    try:
-        table = pd.read_csv(path, compression=None)
-    except _NOT_CSV as e:
-        raise CorpusError(f"{path}: not a CSV file ({e})") from e
-    missing = [column for column in columns if column not in table.columns]
+        raise FileNotFoundError(f"no table at {path}; expected {wanted}")
+    rows = csv_rows(foreign_text(path, wanted), path)
+    _, header = next(rows, (1, []))
+    names = columns_of_header(header, path)
+    if not names: raise CorpusError(f"{path}: not a CSV file (it is empty); expected {wanted}")
+    missing = [column for column in columns if column not in names]
     if missing:
-        raise CorpusError(
-            f"{path}: expected the columns {listed(missing)}; found {listed(table.columns)}"
-        )
-    if unique:
-        refuse_repeats(table[unique], f"{path}: {unique}")
-    return table
+        raise CorpusError(f"{path}: expected the columns {listed(missing)}; found {listed(names)}")
+
+    lines, cells = [], []
+    for line, row in rows:
+        lines.append(line)
+        cells.append(fit_row(row, names, f"{path}, line {line}"))
+    index = pd.Index(lines, name="line", dtype=int)
+    table = pd.DataFrame(cells, columns=names, index=index, dtype=object)
+    return table.where(table != "", np.nan)
 
 # %% ../../nbs/corpora/00_table.ipynb #4a1501b4
 def label_numbers(
     table: pd.DataFrame,
     labels: list[str] = LABELS,  # columns of the table
 ) -> pd.DataFrame:
-    "Labels as numbers 0 and 1; NaN where a cell holds anything else."
-    numbers = table[labels].apply(pd.to_numeric, errors="coerce")
+    "Labels (0, 1, true or false) as numbers 0 and 1; NaN where a cell holds anything else."
+    numbers = table[labels].apply(_as_numbers)
     return numbers.where(numbers.isin([0, 1]))
+
+
+def _as_numbers(cells: pd.Series) -> pd.Series:
+    "A column as numbers; NaN for what is neither a number nor true or false."
+    words = cells.astype(str).str.lower().map({"true": 1.0, "false": 0.0})
+    return pd.to_numeric(cells, errors="coerce").astype(float).fillna(words)
+
+# %% ../../nbs/corpora/00_table.ipynb #045ba926
+def checked_labels(
+    table: pd.DataFrame,  # of `read_table`
+    labels: list[str],  # columns of it
+    path: Path,  # for messages
+) -> pd.DataFrame:
+    "Labels as integers 0 and 1. Raises `CorpusError` where a cell holds anything else."
+    numbers = label_numbers(table, labels)
+    wrong = numbers.isna()
+    if wrong.any(axis=None):
+        line = wrong.any(axis=1).idxmax()
+        label = wrong.loc[line].idxmax()
+        cell = table.at[line, label]
+        found = "nothing" if pd.isna(cell) else repr(cell)
+        count = f"{wrong.sum().sum()} such cells"
+        wanted = f"expected 0 or 1 for {label}"
+        raise CorpusError(f"{path}, line {line}: {wanted}, found {found} ({count})")
+    return numbers.astype(int)
 
 # %% ../../nbs/corpora/00_table.ipynb #1e439309
 def clean_text(text: object) -> str:
@@ -185,11 +288,11 @@ def split_names(
     "Splits as train, tune, validation. Raises `CorpusError` for unknown or missing ones."
     filled = names.astype(object).where(names.notna(), "nothing")
     filled = filled.astype(str).str.strip().str.lower()
-    unknown = sorted(set(filled) - SPLIT_NAMES.keys())
-    if unknown:
-        raise CorpusError(
-            f"{path}: expected the splits train, tune and validation, found {listed(unknown)[:200]}"
-        )
+    unknown = filled[~filled.isin(list(SPLIT_NAMES))]
+    if len(unknown):
+        place = f"{path}, line {unknown.index[0]}" if names.index.name == "line" else str(path)
+        found = listed(sorted(set(unknown)))[:200]
+        raise CorpusError(f"{place}: expected the splits train, tune and validation, found {found}")
     return filled.map(SPLIT_NAMES)
 
 # %% ../../nbs/corpora/00_table.ipynb #ecad9f01

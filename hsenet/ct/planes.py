@@ -18,12 +18,14 @@ from fastcore.basics import patch
 from scipy.sparse import csr_matrix
 
 from ..config import SliceConfig, VolumeConfig
+from .dicom_series import holds_dicom
 from .nifti import (HeaderFacts, VoxelLayout, check_end, header_facts, open_ct,
-                             read_header, read_into, voxel_layout)
-from .read import read_ct
+                             read_header, read_into, skip_to_voxels, voxel_layout)
+from .read import read_given
 from .resample import (axial_slices, axis_matrix, encoder_volume, occupied_along_axes,
                                 probe_positions, resampled_size, resize_matrix, slice_positions)
-from .volume import (CT, VolumeError, check_finite, check_geometry, check_sample,
+from .volume import (HIGHEST_HU, LOWEST_HU, CT, Given, VolumeError, check_finite,
+                              check_padding, check_sample, fill_padding,
                               sample_step, to_hu)
 
 # %% ../../nbs/ct/05_planes.ipynb #55010f35
@@ -129,13 +131,17 @@ class Tally:
         self.highest = -math.inf
         self.highest_pixels = None  # (x, y), along z
         self.occupied = np.zeros(shape[0], bool)  # does a plane hold anything above the floor?
+        self.padding = 0  # voxels
 
     def add(self, z: int, plane: np.ndarray) -> None:
-        "Look at a plane (x, y)."
-        highest = plane.max()
-        self.lowest = min(self.lowest, float(plane.min()))
+        "Look at a plane (x, y), and turn its padding into air."
+        lowest, highest = plane.min(), plane.max()
+        self.lowest = min(self.lowest, float(lowest))
         self.highest = max(self.highest, float(highest))
         if z % self.step == 0: self.sample.append(plane[:: self.step, :: self.step].copy())
+        if lowest < LOWEST_HU or highest > HIGHEST_HU:
+            self.padding += fill_padding(plane)
+            highest = plane.max()
         if z not in self.used_planes: return
         if self.highest_pixels is None: self.highest_pixels = plane.copy(order="K")
         else: self.highest_pixels = np.maximum(self.highest_pixels, plane)
@@ -147,12 +153,6 @@ class Tally:
         return (plane[np.ix_(self.used[1], self.used[2])] > self.floor).any()
 
 # %% ../../nbs/ct/05_planes.ipynb #b0742016
-def _skip(file: IO[bytes], at: int, to: int, path: str | Path, piece: int = 1 << 20) -> None:
-    "Read on from byte `at` to byte `to`, a piece at a time."
-    for start in range(at, to, piece):
-        read_into(file, np.empty(min(piece, to - start), np.uint8), path)
-
-
 def iterate_planes(
     file: IO[bytes],  # after the bytes `start`
     layout: VoxelLayout,
@@ -161,8 +161,7 @@ def iterate_planes(
 ) -> Iterator[np.ndarray]:
     "The planes (x, y) of a file, in its order, each in memory of its own. Raises `VolumeError`."
     x, y, n = layout.shape
-    _skip(file, len(start), layout.offset, path)
-    ahead = np.frombuffer(start[layout.offset :], np.uint8)
+    ahead = skip_to_voxels(file, layout, start, path)
     for i in range(n):
         buffer = np.empty(x * y * layout.dtype.itemsize, np.uint8)
         filled = min(len(ahead), len(buffer))
@@ -174,7 +173,7 @@ def iterate_planes(
             raise VolumeError(f"{path}: fewer voxels than its header says "
                               f"({found:,} of {layout.voxels:,}); download it again")
         yield buffer.view(layout.dtype).reshape((x, y), order="F")
-    check_end(file, path)
+    check_end(file, path, layout.after)
 
 # %% ../../nbs/ct/05_planes.ipynb #2b1cdddb
 def plan_planes(
@@ -203,9 +202,7 @@ def _to_patient_plane(plane: np.ndarray, facts: HeaderFacts, path: str | Path) -
 # %% ../../nbs/ct/05_planes.ipynb #2928f46f
 def read_planes(
     path: str | Path,  # .nii or .nii.gz whose planes lie one after the other
-    slope: float | None,  # these three as in `read_ct`
-    intercept: float | None,
-    spacing: tuple[float, float, float] | None,
+    given: Given,
     volume: VolumeConfig,
     slices: SliceConfig,
 ) -> CT:  # whose `hu` are `Planes`
@@ -214,13 +211,13 @@ def read_planes(
     Raises `FileNotFoundError`, `VolumeError`, and `MissingPlane` where it can't be done so."""
     with open_ct(path) as file:
         header, start = read_header(file, path)
-        facts = header_facts(header, path, slope, intercept, spacing)
+        facts = header_facts(header, path, given)
         if facts.turn[:, 0].tolist() != [0, 1, 2]:
             raise MissingPlane("planes don't lie one after the other")
-        layout = voxel_layout(header, path)
+        if facts.askew is not None: raise MissingPlane("its axes aren't the patient's")
+        layout = voxel_layout(header, path, given.volume)
         x, y, n = layout.shape
         shape = (n, x, y)
-        check_geometry(shape, facts.spacing, spacing, path)
         keep, used = plan_planes(shape, facts.spacing, volume, slices)
         tally = Tally(shape, used, volume.window[0])
         kept = {}
@@ -230,15 +227,18 @@ def read_planes(
             tally.add(z, plane)
             if z in keep: kept[z] = plane
     check_sample(np.stack(tally.sample), tally.lowest, tally.highest, path, facts.meta["hu_source"])
+    check_padding(tally.padding, math.prod(shape), path)
+    facts.meta["padding_voxels"] = tally.padding
     return CT(Planes(shape, kept, tally.highest_pixels, tally.occupied), facts.spacing, facts.meta)
 
 # %% ../../nbs/ct/05_planes.ipynb #e776e95a
-def unpacked_size(path: str | Path) -> int:
-    "Bytes of a NIfTI file, by its header; 0 for a folder. Raises as `read_ct`."
-    if Path(path).is_dir(): return 0
+def unpacked_size(path: str | Path, volume: int | None = None) -> int:
+    "Bytes of a NIfTI file's volume, by its header; 0 for DICOM. Raises as `read_ct`."
+    if holds_dicom(path): return 0
     with open_ct(path) as file:
         header, _ = read_header(file, path)
-    return voxel_layout(header, path).end
+    layout = voxel_layout(header, path, volume)
+    return layout.end - layout.offset
 
 # %% ../../nbs/ct/05_planes.ipynb #530d2a5a
 logger = logging.getLogger(__name__)
@@ -252,21 +252,18 @@ def _both_inputs(ct: CT, volume: VolumeConfig, slices: SliceConfig) -> tuple:
 
 
 def encode_ct(
-    path: str | Path,
-    slope: float | None,  # these four as in `read_ct`
-    intercept: float | None,
-    spacing: tuple[float, float, float] | None,
-    series: str | None,
+    path: str | Path,  # as in `read_ct`
+    given: Given,
     volume: VolumeConfig,
     slices: SliceConfig,
     large: int = 1 << 28,  # bytes unpacked from which a file is read plane by plane
 ) -> tuple[np.ndarray, np.ndarray, CT]:
     "`encoder_volume`, `axial_slices` and the CT itself, in little memory. Raises as `read_ct`."
-    if unpacked_size(path) >= large:
+    if unpacked_size(path, given.volume) >= large:
         try:
-            some = read_planes(path, slope, intercept, spacing, volume, slices)
+            some = read_planes(path, given, volume, slices)
             return _both_inputs(some, volume, slices)
         except MissingPlane as e:
             logger.debug("%s: read whole: %s", path, e)
-    whole = read_ct(path, slope, intercept, spacing, series)
+    whole = read_given(path, given)
     return _both_inputs(whole, volume, slices)

@@ -31,11 +31,12 @@ def plane_by_plane(path: Path, given: tuple):
     "The same, as a large file is read; whether it ends in an error too is asked of the reading that comes after."
     from hsenet.config import SliceConfig, VolumeConfig
     from hsenet.ct.planes import encode_ct
+    from hsenet.ct.volume import Given
     from hsenet.ct.volume import VolumeError
     volume = VolumeConfig(size=(4, 16, 16), spacing=(30.0, 15.0, 15.0))
     facts = given or (None, None, None)
     try:
-        encode_ct(path, *facts, None, volume, SliceConfig(n=4), large=0)
+        encode_ct(path, Given(*facts), volume, SliceConfig(n=4), large=0)
     except VolumeError:
         pass
 

@@ -177,7 +177,7 @@ def use_tokenizer(
     self: HSENetVLM,
     tokenizer: PreTrainedTokenizerBase, # with <im_patch>, as `cache.text` gives it
 ) -> HSENetVLM:
-    "End answers at the tokenizer's EOS too; gives the model. Raises `ValueError` for a foreign one."
+    "End answers at the tokenizer's EOS too; gives the model. `ValueError` for a foreign one."
     rows = self.get_input_embeddings().weight.shape[0]
     image_token = tokenizer.convert_tokens_to_ids("<im_patch>")
     if len(tokenizer) > rows or image_token != self.config.image_token_id:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from .dicom import read_series
 from .nifti import read_nifti
-from .volume import CT, Given, check_geometry, replace_padding
+from .volume import (CT, Given, check_geometry, length_warnings, named_errors,
+                              replace_padding)
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
@@ -31,8 +32,13 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if not Path(path).is_dir(): return read_nifti(path, given)
-    ct = read_series(path, given.series)
-    if "padding_voxels" not in ct.meta: ct.meta["padding_voxels"] = replace_padding(ct.hu, path=path)
-    check_geometry(ct.hu.shape, ct.spacing, given, path)
-    return ct
+    with named_errors(path):
+        if Path(path).is_dir():
+            ct = read_series(path, given.series)
+            check_geometry(ct.hu.shape, ct.spacing, given, path)
+            if "padding_voxels" not in ct.meta:
+                ct.meta["padding_voxels"] = replace_padding(ct.hu, path=path)
+        else:
+            ct = read_nifti(path, given)
+        ct.meta.setdefault("warnings", []).extend(length_warnings(ct.extent[0]))
+        return ct

@@ -38,8 +38,8 @@ def named_errors(path: str | Path) -> Iterator[None]:
     except (VolumeError, OSError, MemoryError):
         raise
     except Exception as e:
-        raise VolumeError(f"{path}: can't be read as a CT ({type(e).__name__}: {e}); if other programs "
-                          "read it, convert it to NIfTI with one of them, and please report it") from e
+        raise VolumeError(f"{path}: can't be read as a CT ({type(e).__name__}: {e}); if another "
+                          "program reads it, convert it to NIfTI there, and please report it") from e
 
 # %% ../../nbs/ct/00_volume.ipynb #610261b1
 def _times(numbers: Iterable[float], form: str = "g") -> str:

@@ -9,9 +9,10 @@ __all__ = ['corpus', 'config', 'phantoms', 'corpus_check', 'corpus_unpack']
 import typer
 
 from .app import app
-from ..options import Archives, Below, Column, Corpus, Layout, Output, Partial, Patient
-from ..options import PhantomLayout, PhantomRelease, Preset, Release, Sample, Seed, Set
-from ..options import Split, Table, UnpackedFolder, Workers, chosen_config, corpus_settings
+from ..options import AllProblems, Archives, Below, Column, Corpus, Label, Layout, Output
+from ..options import Partial, Patient, PhantomLayout, PhantomRelease, Preset, ProblemsFile
+from ..options import Release, Sample, Seed, Set, Split, Table, UnpackedFolder, Workers, chosen_config
+from ..options import corpus_settings
 
 # %% ../../nbs/commands/02_corpus.ipynb #a09ce7e8
 @app.command()
@@ -63,20 +64,25 @@ def corpus_check(
     patient: Patient = None,
     split: Split = None,
     column: Column = None,
+    label: Label = None,
     below: Below = None,
     partial: Partial = False,
     sample: Sample = 20,
+    everything: AllProblems = False,
+    problems: ProblemsFile = None,
     seed: Seed = 42,
 ):
     """What a corpus holds, and every inconsistency with counts and examples; exit status 1 if \
 there is any."""
     from hsenet.corpora.check import check_corpus
+    from hsenet.corpora.problems import check_text, write_problems
 
-    settings = corpus_settings(table, patient, split, column, below)
+    settings = corpus_settings(table, patient, split, column, below, label)
     checked = check_corpus(
         root, layout, release, partial=partial, sample=sample, seed=seed, **settings
     )
-    typer.echo(checked)
+    typer.echo(check_text(checked, everything))
+    if problems: typer.echo(write_problems(checked, problems), err=True)
     if not checked.ok: raise typer.Exit(1)
 
 # %% ../../nbs/commands/02_corpus.ipynb #c8cb1f87

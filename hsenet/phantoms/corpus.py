@@ -22,6 +22,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..config import PhantomConfig
+from ..corpora.layouts import PHANTOM, write_about
 from ..corpora.table import LABELS
 from ..files import FileError, read_json, whole_file, write_lines, write_text
 from .anatomy import PhantomError, named_rng
@@ -401,6 +402,7 @@ def write_corpus(
     settings = _settings(config, seed, release)
     mark = root / "phantom.json"
     complete = _check_folder(mark, settings)
+    write_about(root, PHANTOM)
     job = _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = _volume_paths([*names["train"], *names["valid"]], job)

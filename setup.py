@@ -8,6 +8,12 @@ settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 
+EXTRA = "_requirements"  # `dicom_requirements` in settings.ini is what `pip install 'hsenet[dicom]'` brings
+extras = {}
+for name, value in cfg.items():
+    if name.endswith(EXTRA):
+        extras[name.removesuffix(EXTRA)] = value.split()
+
 readme = Path(__file__).parent / "README.md"
 setup(
     name=cfg["lib_name"],
@@ -21,10 +27,19 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
-    package_data={"": ["*.html"]},
+    package_data={"": ["*.html", "py.typed"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "metrics": cfg["metrics_requirements"].split(), "dicom": cfg["dicom_requirements"].split(), "cluster": cfg["cluster_requirements"].split()},
+    extras_require=extras,
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

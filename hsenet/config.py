@@ -140,7 +140,7 @@ class StageConfig:
     "One training stage."
     epochs: float = 50
     lr: float = 1e-4
-    batch_size: int = 3  # per process
+    batch_size: int = 24  # cases, over all processes
     accumulate: int = 1  # batches per optimizer step
     weight_decay: float = 0.1
     warmup: float = 0.03  # share of the steps
@@ -155,12 +155,12 @@ class StageConfig:
 # %% ../nbs/00_config.ipynb #63038001
 def _mrg() -> StageConfig:
     "Report generation, as published."
-    return StageConfig(epochs=6, batch_size=2, weight_decay=0.0, max_length=800)
+    return StageConfig(epochs=6, batch_size=16, weight_decay=0.0, max_length=800)
 
 
 def _vqa() -> StageConfig:
     "Question answering, as published."
-    return StageConfig(epochs=4, batch_size=5, weight_decay=0.0, max_length=330, lr=5e-5)
+    return StageConfig(epochs=4, batch_size=40, weight_decay=0.0, max_length=330, lr=5e-5)
 
 
 def _plain(x: Any) -> Any:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CONTROL', 'JOINERS', 'NO_ROOM', 'LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_ROW', 'DEEPEST_YAML',
-           'DEEPEST_JSON', 'MOST_VALUES', 'YAML', 'printable', 'shown', 'PlainError', 'FileError', 'say_no_room',
-           'whole_file', 'clear_parts', 'write_text', 'write_json', 'write_yaml', 'write_array', 'existing_file',
-           'read_text', 'parse_yaml', 'read_json', 'read_yaml', 'write_lines', 'append_lines', 'read_lines',
-           'replace_folder', 'swap_folder', 'recover_folder', 'hold_folder', 'checksum', 'fingerprint']
+           'DEEPEST_JSON', 'MOST_VALUES', 'YAML', 'INVENTORY', 'printable', 'shown', 'PlainError', 'FileError',
+           'say_no_room', 'whole_file', 'clear_parts', 'write_text', 'write_json', 'write_yaml', 'write_array',
+           'existing_file', 'read_text', 'parse_yaml', 'read_json', 'read_yaml', 'write_lines', 'append_lines',
+           'read_lines', 'replace_folder', 'swap_folder', 'recover_folder', 'hold_folder', 'checksum', 'fingerprint',
+           'write_inventory', 'check_inventory']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
 import codecs
@@ -372,14 +373,18 @@ def replace_folder(
     return swap_folder(folder, new)
 
 
-def swap_folder(folder: Path, new: Path) -> Path:
+def swap_folder(
+    folder: Path,
+    new: Path,
+    keep_old: bool = False,  # the folder before stays, as `name.old`
+) -> Path:
     "Put the folder `new` in the place of `folder`; gives the place."
     recover_folder(folder)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists(): os.replace(folder, old)
     os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if not keep_old: shutil.rmtree(old, ignore_errors=True)
     return folder
 
 # %% ../nbs/01_files.ipynb #deef0dbd
@@ -406,6 +411,7 @@ def hold_folder(
         except BlockingIOError as e:
             advice = "wait for it, or choose another folder"
             raise FileError(f"{folder}: another job is at work on this {what}; {advice}") from e
+        os.register_at_fork(after_in_child=lock.close)  # workers that outlive a kill don't hold it
         yield folder
 
 # %% ../nbs/01_files.ipynb #b0d17988
@@ -436,3 +442,44 @@ def fingerprint(path: str | Path) -> list:
         stats = []
     if not stats: return [str(path), None, None]
     return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+
+# %% ../nbs/01_files.ipynb #584c4efa
+INVENTORY = "files.json"
+
+
+def write_inventory(folder: str | Path) -> Path:
+    "List the files of a folder, with sizes and checksums, in its `files.json`; gives its path."
+    folder = Path(folder)
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != INVENTORY:
+            files[name] = {"bytes": path.stat().st_size, "checksum": checksum(path)}
+    return write_json(folder / INVENTORY, files)
+
+# %% ../nbs/01_files.ipynb #6c81065e
+def check_inventory(
+    folder: str | Path,
+    content: bool = True,  # False: sizes only, without reading the files
+) -> None:
+    "Raise `FileError` for a file of `files.json` that is missing, cut short or changed."
+    folder = Path(folder)
+    if not (folder / INVENTORY).is_file():
+        raise FileError(f"{folder}: {INVENTORY}, the list of its files, is missing")
+    files = read_json(folder / INVENTORY)
+    if not isinstance(files, dict):
+        raise FileError(f"{folder / INVENTORY}: expected the names of files, found something else")
+    for name, listed in files.items():
+        _check_listed(folder / name, listed, content)
+
+
+def _check_listed(path: Path, listed: Any, content: bool) -> None:
+    if not isinstance(listed, dict) or {"bytes", "checksum"} - listed.keys():
+        raise FileError(f"{path.parent / INVENTORY}: no size and checksum for {path.name}")
+    if not path.is_file():
+        raise FileError(f"{path} is missing")
+    size = path.stat().st_size
+    if size != listed["bytes"]:
+        raise FileError(f"{path} is damaged: expected {listed['bytes']} bytes, found {size}")
+    if content and checksum(path) != listed["checksum"]:
+        raise FileError(f"{path} is damaged: its checksum isn't the one in {INVENTORY}")

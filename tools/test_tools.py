@@ -1,6 +1,7 @@
 """Tests of the tools. Each runs in a process of its own: python tools/test_tools.py test_name"""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -309,6 +310,36 @@ def test_lab_runs_run_notebooks_from_the_top():
     for folder, wanted in (("nbs/runs", ROOT), ("nbs/ct", ROOT / "nbs/ct")):
         done = subprocess.run([sys.executable, "-c", source], cwd=ROOT / folder, capture_output=True, text=True)
         assert done.stdout == str(wanted), done
+
+
+def test_wheel_is_whole():
+    "From the sources' archive, as `pip install hsenet-….tar.gz` makes it; imported from elsewhere than this folder."
+    import tarfile
+    import zipfile
+    folder = TEMPORARY / "package"
+    sources = ["setup.py", "settings.ini", "README.md", "LICENSE", "MANIFEST.in"]
+    shutil.copytree(ROOT / "hsenet", folder / "hsenet", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in sources:
+        shutil.copy(ROOT / name, folder)
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=folder, check=True, capture_output=True)
+    archive, = (folder / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(TEMPORARY, filter="data")
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    unpacked = TEMPORARY / archive.name.removesuffix(".tar.gz")
+    subprocess.run([*pip, "-w", str(TEMPORARY), str(unpacked)], check=True)
+    wheel, = TEMPORARY.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = set(file.namelist())
+        file.extractall(TEMPORARY / "installed")
+    expected = set()
+    for path in (ROOT / "hsenet").rglob("*"):
+        if path.suffix in (".py", ".html", ".typed"): expected.add(str(path.relative_to(ROOT)))
+    assert not expected - names, f"missing in {wheel.name}: {sorted(expected - names)}"
+    code = "import hsenet, hsenet.cli; print(hsenet.__file__)"
+    environment = os.environ | {"PYTHONPATH": str(TEMPORARY / "installed")}
+    shown = subprocess.run([sys.executable, "-c", code], cwd="/", env=environment, capture_output=True, text=True)
+    assert str(TEMPORARY / "installed") in shown.stdout, shown
 
 
 def test_old_python_is_refused():

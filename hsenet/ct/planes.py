@@ -24,7 +24,7 @@ from .read import read_given
 from .resample import (axial_slices, axis_matrix, encoder_volume, occupied_along_axes,
                                 probe_positions, resampled_size, resize_matrix, slice_positions)
 from .volume import (HIGHEST_HU, LOWEST_HU, CT, Given, VolumeError, check_finite,
-                              check_geometry, check_padding, check_sample, fill_padding,
+                              check_padding, check_sample, fill_padding,
                               sample_step, to_hu)
 
 # %% ../../nbs/ct/05_planes.ipynb #55010f35
@@ -213,10 +213,10 @@ def read_planes(
         facts = header_facts(header, path, given)
         if facts.turn[:, 0].tolist() != [0, 1, 2]:
             raise MissingPlane("planes don't lie one after the other")
+        if facts.askew is not None: raise MissingPlane("its axes aren't the patient's")
         layout = voxel_layout(header, path, given.volume)
         x, y, n = layout.shape
         shape = (n, x, y)
-        check_geometry(shape, facts.spacing, given, path)
         keep, used = plan_planes(shape, facts.spacing, volume, slices)
         tally = Tally(shape, used, volume.window[0])
         kept = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .dicom import read_series
 from .nifti import read_nifti
-from .volume import CT, Given, check_geometry
+from .volume import CT, Given, check_geometry, replace_padding
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
@@ -31,9 +31,8 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if Path(path).is_dir():
-        ct = read_series(path, given.series)
-    else:
-        ct = read_nifti(path, given)
+    if not Path(path).is_dir(): return read_nifti(path, given)
+    ct = read_series(path, given.series)
+    if "padding_voxels" not in ct.meta: ct.meta["padding_voxels"] = replace_padding(ct.hu, path=path)
     check_geometry(ct.hu.shape, ct.spacing, given, path)
     return ct

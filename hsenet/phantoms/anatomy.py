@@ -149,7 +149,7 @@ class Body:
 # %% ../../nbs/phantoms/00_anatomy.ipynb #e2290f67
 def draw_body(
     rng: np.random.Generator,
-    difficulty: str,  # `bold` or `subtle`
+    difficulty: str,  # `bold`, `clear` or `subtle`
 ) -> Body:
     "A random adult."
     size = rng.normal(1, 0.04)
@@ -159,11 +159,11 @@ def draw_body(
     heart_size = size * rng.uniform(0.92, 1.03)
     right_dome = -62 * size + rng.uniform(-10, 10)
     left_dome = right_dome - rng.uniform(6, 14)
-    contrast = difficulty == "bold" or rng.random() < 0.25
+    contrast = difficulty == "bold" or (difficulty == "subtle" and rng.random() < 0.25)
     fissure = rng.uniform(-12, 2)
     lung_hu = rng.uniform(-840, -800)
     blood_hu = rng.uniform(140, 180) if contrast else rng.uniform(38, 50)
-    texture = int(rng.integers(2**31)) if difficulty == "subtle" else None
+    texture = int(rng.integers(2**31)) if difficulty != "bold" else None
 
     wall = 19 * size
     cage = (128 * size * wide, 88 * size * deep)

@@ -37,7 +37,7 @@ def _holes(region: Shape, seed: int) -> Shape:
 def _paint_emphysema(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     for name in finding.place.lobes:
         shape = lobe(phantom.body, name)
-        if phantom.difficulty == "subtle": shape = _holes(shape, finding.details["seed"])
+        if phantom.difficulty != "bold": shape = _holes(shape, finding.details["seed"])
         centre, reach = lung_box(phantom.body, name)
         canvas.paint(shape, finding.details["hu"], centre, reach, opacity=0.95)
 
@@ -46,8 +46,12 @@ EMPHYSEMA = FindingKind(
     label="Emphysema",
     organ="lung/lung",
     pattern=r"emphysema|parenchyma|density",
-    chance={"subtle": 0.19, "bold": 0.3},
-    places={"subtle": UPPER_LOBES, "bold": (*FOUR_LOBES, BOTH_UPPER)},
+    chance={"subtle": 0.19, "clear": 0.2, "bold": 0.3},
+    places={
+        "subtle": UPPER_LOBES,
+        "clear": UPPER_LOBES,
+        "bold": (*FOUR_LOBES, BOTH_UPPER),
+    },
     order=Order(report=110, drawing=120, painting=20),
     present=(
         "Emphysema is present {at}.",
@@ -69,10 +73,14 @@ EMPHYSEMA = FindingKind(
 )
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #029ddd59
+_MOSAIC_HU = {"subtle": 85, "clear": 130}  # patches are so much lighter or darker than lung
+
+
 def _paint_mosaic(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     patches = grain(finding.details["seed"], 60)
+    contrast = _MOSAIC_HU[phantom.difficulty]
 
-    def hu(z, x, y): return phantom.body.lung_hu + 85 * np.tanh(3 * patches(z, x, y))
+    def hu(z, x, y): return phantom.body.lung_hu + contrast * np.tanh(3 * patches(z, x, y))
     for name in finding.place.lobes:
         centre, reach = lung_box(phantom.body, name)
         canvas.paint(lobe(phantom.body, name), hu, centre, reach, opacity=0.85)
@@ -82,8 +90,8 @@ MOSAIC_ATTENUATION = FindingKind(
     label="Mosaic attenuation pattern",
     organ="lung/lung",
     pattern=r"mosaic",
-    chance={"subtle": 0.08},
-    places={"subtle": (BOTH_LUNGS, BOTH_LOWER)},
+    chance={"subtle": 0.08, "clear": 0.2},
+    places=dict.fromkeys(("subtle", "clear"), (BOTH_LUNGS, BOTH_LOWER)),
     order=Order(report=170, drawing=130, painting=10),
     present=(
         "A mosaic attenuation pattern is present {at}.",
@@ -152,8 +160,8 @@ SEPTAL_THICKENING = FindingKind(
     label="Interlobular septal thickening",
     organ="lung/lung",
     pattern=r"septa",
-    chance={"subtle": 0.08},
-    places={"subtle": LOWER_LOBES},
+    chance={"subtle": 0.08, "clear": 0.2},
+    places={"subtle": LOWER_LOBES, "clear": LOWER_LOBES},
     order=Order(report=100, drawing=140, painting=30),
     present=(
         "Interlobular septal thickening is present {at}.",
@@ -175,19 +183,23 @@ SEPTAL_THICKENING = FindingKind(
 )
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #1dbc7aa8
+_BRONCHUS = {"subtle": (5.6, 2.4), "clear": (8.5, 2.8)}  # mm: radius of its wall, of its lumen
+
+
 def _paint_thick_bronchi(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
+    outer, inner = _BRONCHUS[phantom.difficulty]
     for name in finding.place.lobes:
         ends = branches(phantom.body, name, 3)
-        for end in ends: canvas.rod(hilum(name), end, 5.6, 0)
-        for end in ends: canvas.rod(hilum(name), end, 2.4, -970)
+        for end in ends: canvas.rod(hilum(name), end, outer, 0)
+        for end in ends: canvas.rod(hilum(name), end, inner, -970)
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #a6e8796d
 PERIBRONCHIAL_THICKENING = FindingKind(
     label="Peribronchial thickening",
     organ="lung/lung",
     pattern=r"peribronch|bronchial wall",
-    chance={"subtle": 0.1},
-    places={"subtle": LOWER_LOBES},
+    chance={"subtle": 0.1, "clear": 0.2},
+    places={"subtle": LOWER_LOBES, "clear": LOWER_LOBES},
     order=Order(report=80, drawing=150, painting=40),
     present=(
         "Peribronchial thickening is present {at}.",

@@ -15,7 +15,7 @@ from .anatomy import PhantomError, draw_body, named_rng
 from .kinds import Finding, FindingKind, Phantom
 
 # %% ../../nbs/phantoms/07_findings.ipynb #7d61ee1f
-DIFFICULTIES = ("bold", "subtle")
+DIFFICULTIES = ("bold", "clear", "subtle")
 _ALL = (*heart.KINDS, *focal.KINDS, *diffuse.KINDS, *mediastinum.KINDS)
 _IN_REPORT = sorted(_ALL, key=lambda kind: kind.order.report)
 FINDINGS = {kind.label: kind for kind in _IN_REPORT}
@@ -45,12 +45,13 @@ def draw_findings(phantom: Phantom, rng: np.random.Generator) -> Phantom:
 # %% ../../nbs/phantoms/07_findings.ipynb #6e6d25f5
 def draw(
     name: str,  # of the scan, as `train_1_a`
-    difficulty: str = "bold",  # or `subtle`
+    difficulty: str = "bold",  # or `clear`, `subtle`
     seed: int = 42,
 ) -> Phantom:
     "The phantom of that name: always the same for the same seed. Raises `PhantomError`."
     if difficulty not in DIFFICULTIES:
-        raise PhantomError(f"difficulty: expected bold or subtle, found {difficulty!r}")
+        expected = ", ".join(DIFFICULTIES)
+        raise PhantomError(f"difficulty: expected one of {expected}; found {difficulty!r}")
     patient = name.rsplit("_", 1)[0]
     body = draw_body(named_rng(seed, patient, "body"), difficulty)
     healthy = Phantom(name, difficulty, body)

@@ -26,9 +26,9 @@ LUNG_NODULE = FindingKind(
     label="Lung nodule",
     organ="lung/lung",
     pattern=r"nodul|focal lesion",
-    chance={"subtle": 0.45, "bold": 0.3},
-    places={"subtle": ALL_LOBES, "bold": FOUR_LOBES},
-    sizes={"subtle": (8, 22), "bold": (28, 45)},
+    chance={"subtle": 0.45, "clear": 0.3, "bold": 0.3},
+    places={"subtle": ALL_LOBES, "clear": ALL_LOBES, "bold": FOUR_LOBES},
+    sizes={"subtle": (8, 22), "clear": (22, 30), "bold": (28, 45)},
     order=Order(report=130, drawing=110, painting=100),
     present=(
         "A nodule is present {at}.",
@@ -75,9 +75,9 @@ LUNG_OPACITY = FindingKind(
     label="Lung opacity",
     organ="lung/lung",
     pattern=r"opacit|ground glass",
-    chance={"subtle": 0.37},
-    places={"subtle": ALL_LOBES},
-    sizes={"subtle": (28, 55)},
+    chance={"subtle": 0.37, "clear": 0.3},
+    places={"subtle": ALL_LOBES, "clear": ALL_LOBES},
+    sizes={"subtle": (28, 55), "clear": (46, 64)},
     order=Order(report=140, drawing=70, painting=50),
     present=(
         "Ground glass opacity is present {at}.",
@@ -105,7 +105,7 @@ def _draw_consolidation(
     place: Place,
     rng: np.random.Generator,
 ) -> Finding | None:
-    if phantom.difficulty == "subtle":
+    if phantom.difficulty != "bold":
         return draw_balls(kind, phantom, place, rng, inside=0.5, fills="balls in lobes")
     if taken_lobes(phantom) & set(place.lobes): return None
     size = kind.random_size(phantom, rng)
@@ -117,7 +117,7 @@ def _draw_consolidation(
 
 
 def _paint_consolidation(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    "Airless lung; in `subtle`, bronchi full of air run through it."
+    "Airless lung; but in `bold`, bronchi full of air run through it."
     for shape, (z, x, y, r) in zip(balls_in_lobes(phantom.body, finding), finding.balls):
         canvas.paint(shape, 30, (z, x, y), r)
         if phantom.difficulty == "bold": continue
@@ -131,9 +131,9 @@ CONSOLIDATION = FindingKind(
     label="Consolidation",
     organ="lung/lung",
     pattern=r"consolidat|airspaces|aerat",
-    chance={"subtle": 0.18, "bold": 0.3},
-    places={"subtle": ALL_LOBES, "bold": FOUR_LOBES},
-    sizes={"subtle": (28, 60), "bold": (85, 115)},
+    chance={"subtle": 0.18, "clear": 0.2, "bold": 0.3},
+    places={"subtle": ALL_LOBES, "clear": ALL_LOBES, "bold": FOUR_LOBES},
+    sizes={"subtle": (28, 60), "clear": (46, 66), "bold": (85, 115)},
     order=Order(report=120, drawing=60, painting=90),
     present=(
         "Consolidation is present {at}.",
@@ -176,9 +176,9 @@ ATELECTASIS = FindingKind(
     label="Atelectasis",
     organ="lung/lung",
     pattern=r"atelecta",
-    chance={"subtle": 0.26},
-    places={"subtle": (*LOWER_LOBES, RIGHT_MIDDLE, LEFT_UPPER)},
-    sizes={"subtle": (30, 46)},
+    chance={"subtle": 0.26, "clear": 0.26},
+    places=dict.fromkeys(("subtle", "clear"), (*LOWER_LOBES, RIGHT_MIDDLE, LEFT_UPPER)),
+    sizes={"subtle": (30, 46), "clear": (50, 70)},
     order=Order(report=150, drawing=90, painting=80),
     present=(
         "Atelectasis is present {at}.",
@@ -209,23 +209,27 @@ def _draw_fibrosis(
     return draw_balls(kind, phantom, place, rng, inside=0.5)
 
 
+_BANDS = {"subtle": (4, 1.9), "clear": (8, 3.6)}  # how many in a ball, and their radius in mm
+
+
 def _paint_fibrosis(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     rng = np.random.default_rng(finding.details["seed"])
+    bands, thickness = _BANDS[phantom.difficulty]
     for *centre, radius in finding.balls:
-        for _ in range(4):
+        for _ in range(bands):
             half = rng.standard_normal(3) * (0.6, 1, 1)
             half *= 0.85 * radius / np.linalg.norm(half)
             middle = centre + rng.uniform(-0.3, 0.3, 3) * radius
-            canvas.rod(tuple(middle - half), tuple(middle + half), 1.9, -20)
+            canvas.rod(tuple(middle - half), tuple(middle + half), thickness, -20)
 
 # %% ../../nbs/phantoms/04_focal.ipynb #5e68695e
 FIBROTIC_SEQUELA = FindingKind(
     label="Pulmonary fibrotic sequela",
     organ="lung/lung",
     pattern=r"fibro|sequela",
-    chance={"subtle": 0.27},
-    places={"subtle": UPPER_LOBES},
-    sizes={"subtle": (30, 44)},
+    chance={"subtle": 0.27, "clear": 0.25},
+    places={"subtle": UPPER_LOBES, "clear": UPPER_LOBES},
+    sizes={"subtle": (30, 44), "clear": (46, 64)},
     order=Order(report=160, drawing=100, painting=60),
     present=(
         "Fibrotic sequela changes are present {at}.",
@@ -269,9 +273,9 @@ BRONCHIECTASIS = FindingKind(
     label="Bronchiectasis",
     organ="lung/lung",
     pattern=r"bronchiecta|dilated bronchi",
-    chance={"subtle": 0.1},
-    places={"subtle": ALL_LOBES},
-    sizes={"subtle": (34, 46)},
+    chance={"subtle": 0.1, "clear": 0.2},
+    places={"subtle": ALL_LOBES, "clear": ALL_LOBES},
+    sizes={"subtle": (34, 46), "clear": (50, 66)},
     order=Order(report=90, drawing=80, painting=70),
     present=(
         "Bronchiectasis is present {at}.",

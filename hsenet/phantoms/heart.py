@@ -31,9 +31,9 @@ CARDIOMEGALY = FindingKind(
     label="Cardiomegaly",
     organ="heart/heart",
     pattern=r"cardiomegaly|\bheart|cardiac",
-    chance={"subtle": 0.11, "bold": 0.3},
-    places=dict.fromkeys(("subtle", "bold"), (Place("heart", "heart/heart"),)),
-    sizes={"subtle": (1.2, 1.4), "bold": (1.28, 1.42)},
+    chance={"subtle": 0.11, "clear": 0.2, "bold": 0.3},
+    places=dict.fromkeys(("subtle", "clear", "bold"), (Place("heart", "heart/heart"),)),
+    sizes={"subtle": (1.2, 1.4), "clear": (1.3, 1.42), "bold": (1.28, 1.42)},
     order=Order(report=20, drawing=10, painting=0),
     layer="mediastinum",
     present=(
@@ -71,9 +71,10 @@ PERICARDIAL_EFFUSION = FindingKind(
     label="Pericardial effusion",
     organ="heart/pericardium",
     pattern=r"pericardi",
-    chance={"subtle": 0.07, "bold": 0.3},
-    places=dict.fromkeys(("subtle", "bold"), (Place("pericardium", "heart/pericardium"),)),
-    sizes={"subtle": (6, 14), "bold": (14, 22)},
+    chance={"subtle": 0.07, "clear": 0.2, "bold": 0.3},
+    places=dict.fromkeys(
+        ("subtle", "clear", "bold"), (Place("pericardium", "heart/pericardium"),)),
+    sizes={"subtle": (6, 14), "clear": (14, 22), "bold": (14, 22)},
     order=Order(report=30, drawing=20, painting=0),
     layer="mediastinum",
     present=(
@@ -129,9 +130,10 @@ HIATAL_HERNIA = FindingKind(
     label="Hiatal hernia",
     organ="esophagus/esophagus",
     pattern=r"hernia|esophag",
-    chance={"subtle": 0.14, "bold": 0.3},
-    places=dict.fromkeys(("subtle", "bold"), (Place("esophagus", "esophagus/esophagus"),)),
-    sizes={"subtle": (30, 50), "bold": (50, 68)},
+    chance={"subtle": 0.14, "clear": 0.2, "bold": 0.3},
+    places=dict.fromkeys(
+        ("subtle", "clear", "bold"), (Place("esophagus", "esophagus/esophagus"),)),
+    sizes={"subtle": (30, 50), "clear": (46, 62), "bold": (50, 68)},
     order=Order(report=60, drawing=30, painting=120),
     layer="mediastinum",
     present=(
@@ -198,9 +200,9 @@ PLEURAL_EFFUSION = FindingKind(
     label="Pleural effusion",
     organ="pleura/pleura",
     pattern=r"pleural (effusion|fluid|spaces)|costophrenic",
-    chance={"subtle": 0.12, "bold": 0.3},
-    places={"subtle": PLEURAE, "bold": PLEURAE},
-    sizes={"subtle": (32, 60), "bold": (45, 75)},
+    chance={"subtle": 0.12, "clear": 0.2, "bold": 0.3},
+    places={"subtle": PLEURAE, "clear": PLEURAE, "bold": PLEURAE},
+    sizes={"subtle": (32, 60), "clear": (45, 75), "bold": (45, 75)},
     order=Order(report=180, drawing=40, painting=110),
     present=(
         "Pleural effusion is present {at}.",

@@ -110,7 +110,7 @@ class Finding:
 class Phantom:
     "A person and what is to be found in them."
     name: str
-    difficulty: str  # `bold`: few kinds, large; `subtle`: all 18, everyday sizes, among vessels
+    difficulty: str  # `bold`: few kinds, large; `clear`: all 18, large; `subtle`: all 18, everyday
     body: Body
     findings: tuple[Finding, ...] = ()
 
@@ -148,8 +148,8 @@ class FindingKind:
     layer: str = "lungs"  # "lungs": painted before heart and vessels; "mediastinum": after
     present: tuple[str, ...]  # sentences, with {at} or {adjective}
     absent: tuple[str, ...]
-    measured: tuple[str, ...] = ()  # with {size} too; `subtle` only
-    unmentioned: float = 0.0  # share of `subtle` reports that don't mention its absence
+    measured: tuple[str, ...] = ()  # with {size} too; not in `bold`
+    unmentioned: float = 0.0  # share of reports, but for `bold`, that don't mention its absence
     asked_for_size: bool = False  # whether there are questions about its size
     draw: Callable[["FindingKind", Phantom, Place, np.random.Generator], Finding | None]
     paint: Callable[[Canvas, Phantom, Finding], None] | None  # None: painted with the heart

@@ -17,17 +17,22 @@ from .kinds import (Finding, FindingKind, Order, Phantom, Place, heart_of,
                                    named_place)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #e9fc63b3
+_SPECKS = {"subtle": (4, 8), "clear": (8, 14)}  # fewest and most
+
+
 def draw_specks(
     kind: FindingKind,
+    phantom: Phantom,
     place: Place,
     on_wall: Callable[[np.random.Generator], np.ndarray],  # gives a random point (z, x, y) in mm
     rng: np.random.Generator,
 ) -> Finding:
-    "Four to eight specks; `details` has their centres and radii, `size` is the largest diameter."
+    "Specks on a wall; `details` has their centres and radii, `size` is the largest diameter."
+    fewest, most = _SPECKS[phantom.difficulty]
     specks = []
-    for _ in range(rng.integers(4, 9)):
+    for _ in range(rng.integers(fewest, most + 1)):
         z, x, y = on_wall(rng).tolist()
-        specks.append((z, x, y, float(rng.uniform(2.0, 3.6))))
+        specks.append((z, x, y, kind.random_size(phantom, rng) / 2))
     largest = max([radius for *_, radius in specks])
     details = {"spots": specks}
     return Finding(
@@ -56,7 +61,7 @@ def _draw_arterial(
         other_way = np.sin(turn)
         across = (one_way, other_way, 0) if place.name == "aortic arch" else (0, one_way, other_way)
         return start * (1 - t) + np.array(end) * t + radius * np.array(across)
-    return draw_specks(kind, place, on_wall, rng)
+    return draw_specks(kind, phantom, place, on_wall, rng)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #648293d0
 AORTA = (
@@ -68,8 +73,9 @@ ARTERIAL_CALCIFICATION = FindingKind(
     label="Arterial wall calcification",
     organ="mediastinum/aorta",
     pattern=r"^(?!.*coronary).*(calcif|calcified|atheroma)",
-    chance={"subtle": 0.28},
-    places={"subtle": AORTA},
+    chance={"subtle": 0.28, "clear": 0.25},
+    places={"subtle": AORTA, "clear": AORTA},
+    sizes={"subtle": (4.0, 7.2), "clear": (9.0, 13.0)},
     order=Order(report=40, drawing=160, painting=140),
     layer="mediastinum",
     present=(
@@ -112,7 +118,7 @@ def _draw_coronary(
         way = start + rng.uniform(0, 1) * (end - start)
         unit = way / np.linalg.norm(way)
         return np.array(centre) + unit * (np.array(radii) + 1)
-    return draw_specks(kind, place, on_wall, rng)
+    return draw_specks(kind, phantom, place, on_wall, rng)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #c83d8725
 CORONARIES = tuple([named_place(name, f"heart/coronary artery/{name}") for name in _CORONARY])
@@ -120,8 +126,9 @@ CORONARY_CALCIFICATION = FindingKind(
     label="Coronary artery wall calcification",
     organ="heart/coronary artery",
     pattern=r"coronary|calcif.*(anterior descending|circumflex)",
-    chance={"subtle": 0.24},
-    places={"subtle": CORONARIES},
+    chance={"subtle": 0.24, "clear": 0.25},
+    places={"subtle": CORONARIES, "clear": CORONARIES},
+    sizes={"subtle": (4.0, 7.2), "clear": (8.0, 12.0)},
     order=Order(report=50, drawing=170, painting=150),
     layer="mediastinum",
     present=(
@@ -184,9 +191,9 @@ LYMPHADENOPATHY = FindingKind(
     label="Lymphadenopathy",
     organ="mediastinum/lymph node",
     pattern=r"lymph",
-    chance={"subtle": 0.26},
-    places={"subtle": STATIONS},
-    sizes={"subtle": (12, 22)},
+    chance={"subtle": 0.26, "clear": 0.25},
+    places={"subtle": STATIONS, "clear": STATIONS},
+    sizes={"subtle": (12, 22), "clear": (28, 40)},
     order=Order(report=70, drawing=50, painting=130),
     layer="mediastinum",
     present=(
@@ -233,6 +240,9 @@ def _draw_material(
     return Finding(kind.label, place, centre, size, fills="nothing")
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #7cf48fd0
+_CATHETER = {"subtle": 2.2, "clear": 4.0}  # mm: radius
+
+
 def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     z, x, y = finding.centre
     if finding.place.name == "left chest wall":
@@ -245,19 +255,22 @@ def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
         for dz in (-48, -24, 0, 24, 48):
             canvas.rod((z + dz, -13, y), (z + dz, 13, y), 1.8, 2500)
     else:
-        canvas.rod((z - 45, x, y), (z + 60, x, y), 2.2, 2000)
+        catheter = _CATHETER[phantom.difficulty]
+        canvas.rod((z - 45, x, y), (z + 60, x, y), catheter, 2000)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #de8f74ec
+_CHEST_WALL = named_place("left chest wall", "others/chest wall/left chest wall", side="left")
+_STERNUM = named_place("sternum", "bone/sternum", adjective="sternal")
+_VENA_CAVA = named_place("superior vena cava", "mediastinum/superior vena cava")
 MEDICAL_MATERIAL = FindingKind(
     label="Medical material",
     organ="others/others",
     pattern=r"medical (material|device)|foreign material",
-    chance={"subtle": 0.12},
-    places={"subtle": (
-        named_place("left chest wall", "others/chest wall/left chest wall", side="left"),
-        named_place("sternum", "bone/sternum", adjective="sternal"),
-        named_place("superior vena cava", "mediastinum/superior vena cava"),
-    )},
+    chance={"subtle": 0.12, "clear": 0.2},
+    places={
+        "subtle": (_CHEST_WALL, _STERNUM, _VENA_CAVA),
+        "clear": (_CHEST_WALL, _VENA_CAVA),  # wires before bone are as white as bone
+    },
     order=Order(report=10, drawing=180, painting=160),
     layer="mediastinum",
     present=(

@@ -37,7 +37,7 @@ def _sentence(
         if in_silence: return ""
         return kind.absent[int(pick * len(kind.absent))]
     templates = kind.present
-    if difficulty == "subtle" and kind.measured and with_size: templates = kind.measured
+    if difficulty != "bold" and kind.measured and with_size: templates = kind.measured
     return fill_template(templates[int(pick * len(templates))], finding, rng)
 
 # %% ../../nbs/phantoms/09_reports.ipynb #5877a3b4

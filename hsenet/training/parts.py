@@ -60,15 +60,20 @@ class EpochBatches:
     def __init__(
         self,
         n: int,  # cases
-        batch_size: int,  # per process
+        batch_size: int,  # cases, over all processes
         seed: int = 42,
         rank: int = 0,  # which process this is
         world: int = 1,  # processes
     ):
         if n < world:
             raise TrainingError(f"{n} training cases for {world} processes; use fewer processes")
+        if batch_size <= n and batch_size % world:
+            raise TrainingError(
+                f"batch_size: {world} processes can't share {batch_size} cases equally; "
+                f"choose a multiple of {world}"
+            )
         self.n = n
-        self.size = min(batch_size, max(1, n // world))
+        self.size = min(batch_size, n) // world  # cases of a batch in each process
         self.seed = seed
         self.rank = rank
         self.world = world

@@ -11,14 +11,14 @@ import typer
 from .app import app
 from ..options import AllProblems, Archives, Below, Column, Corpus, Label, Layout, Output
 from ..options import Partial, Patient, PhantomLayout, PhantomRelease, Preset, ProblemsFile
-from ..options import Release, Sample, Seed, Set, Split, Table, UnpackedFolder, Workers, chosen_config
-from ..options import corpus_settings
+from ..options import Release, Sample, SampleSeed, Seed, Set, Split, Table, UnpackedFolder, Workers
+from ..options import chosen_config, corpus_settings
 
 # %% ../../nbs/commands/02_corpus.ipynb #a09ce7e8
 @app.command()
 def config(
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
 ):
     "Print all settings of a preset, as YAML that --preset reads."
@@ -32,7 +32,7 @@ def config(
 def phantoms(
     output: Output,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
     layout: PhantomLayout = "ct_rate",
     release: PhantomRelease = "first",
@@ -43,11 +43,11 @@ preprocess reads."""
     from hsenet.phantoms.corpus import write_corpus
     from hsenet.phantoms.layouts import write_example
 
-    phantom = chosen_config(preset, seed, settings).phantom
+    chosen = chosen_config(preset, seed, settings)
     if layout == "ct_rate":
-        folder = write_corpus(output, phantom, seed=seed, release=release, workers=workers)
+        folder = write_corpus(output, chosen.phantom, chosen.seed, release=release, workers=workers)
     else:
-        folder = write_example(output, layout, phantom, seed, workers)
+        folder = write_example(output, layout, chosen.phantom, chosen.seed, workers)
     typer.echo(folder)
 
 # %% ../../nbs/commands/02_corpus.ipynb #8e56fbd8
@@ -70,7 +70,7 @@ def corpus_check(
     sample: Sample = 20,
     everything: AllProblems = False,
     problems: ProblemsFile = None,
-    seed: Seed = 42,
+    seed: SampleSeed = 42,
 ):
     """What a corpus holds, and every inconsistency with counts and examples; exit status 1 if \
 there is any."""

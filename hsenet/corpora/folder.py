@@ -30,7 +30,7 @@ from hsenet.corpora.table import (
     safe_path,
     split_names,
 )
-from ..ct.dicom import short_name
+from ..ct.dicom_headers import short_name
 
 logger = logging.getLogger(__name__)
 

@@ -129,7 +129,7 @@ class CachedVolumes:
 
 
 def _cases(cache: str | Path, split: str) -> tuple[CachedVolumes, list[dict]]:
-    "Volumes and records of a split, one per scan. Raises `EvaluationError` where labels are missing."
+    "Volumes and records of a split, one per scan. Raises `EvaluationError` without labels."
     data = CLIPDataset(cache, split)
     records = one_per_scan(data.records)
     unlabelled = [record["case"] for record in records if record["labels"] is None]
@@ -143,6 +143,14 @@ def _cases(cache: str | Path, split: str) -> tuple[CachedVolumes, list[dict]]:
 CEILING = "ceiling AUROC"
 
 
+def _rows(names: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> list[dict]:
+    "What `predictions.jsonl` keeps of each case: labels and logits by name."
+    rows = []
+    for present, row in zip(labels.astype(bool).tolist(), logits.tolist()):
+        rows.append({"labels": dict(zip(names, present)), "logits": dict(zip(names, row))})
+    return rows
+
+
 def evaluate_ceiling(
     cache: str | Path,
     output: str | Path,  # folder for metrics.json, predictions.jsonl and the figure
@@ -152,8 +160,8 @@ def evaluate_ceiling(
     device: str = "cpu",
     progress: bool = True,
 ) -> dict:
-    """AUROC per label of a `VolumeClassifier` that was trained on the cache's training labels; gives
-    what `metrics.json` holds. Raises `EvaluationError` where labels are missing."""
+    """AUROC per label of a `VolumeClassifier` trained on the cache's training labels; gives what
+    `metrics.json` holds. Raises `EvaluationError` where labels are missing."""
     output = Path(output)
     seen, training = _cases(cache, "train")
     held_out, records = _cases(cache, split)
@@ -165,10 +173,7 @@ def evaluate_ceiling(
     minutes = (time.monotonic() - start) / 60
     logits = classify(network, held_out, device=device)
     labels = label_array(records, names)
-    rows = []
-    for present, row in zip(labels.astype(bool).tolist(), logits.tolist()):
-        rows.append({"labels": dict(zip(names, present)), "logits": dict(zip(names, row))})
-    write_case_rows(output / "predictions.jsonl", records, rows)
+    write_case_rows(output / "predictions.jsonl", records, _rows(names, labels, logits))
     patients = [record["patient"] for record in records]
     numbers = auroc_numbers(CEILING, logits, labels, names, patients)
     save_auroc_figure(output, numbers, CEILING, names)

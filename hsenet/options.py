@@ -8,8 +8,9 @@ __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'C
            'AllProblems', 'ProblemsFile', 'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache',
            'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control',
            'Trained', 'Learned', 'Labeler', 'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations',
-           'Paired', 'Everything', 'CTFile', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series', 'Released', 'Base',
-           'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config', 'corpus_settings']
+           'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series',
+           'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config',
+           'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -258,14 +259,18 @@ CTFile = Annotated[
     Path,
     Argument(
         help="CT as NIfTI (.nii, .nii.gz), in Hounsfield units or with slope and intercept; "
-        "or the folder of a DICOM series."
+        "or of a DICOM series the folder, a .zip, or one of its files."
     ),
 ]
+DicomSource = Annotated[
+    Path,
+    Argument(help="Folder of DICOM files, of any depth; a .zip of one; or a file in it."),
+]
 Model = Annotated[Path, Option("--model", "-m", help="Bundle, such as outputs/quickstart/model.")]
-Slope = Annotated[Optional[float], Option(help="Rescale slope, where the header has none.")]
+Slope = Annotated[Optional[float], Option(help="Rescale slope; counts instead of the header's.")]
 Intercept = Annotated[
     Optional[float],
-    Option(help="Rescale intercept, where the header has none."),
+    Option(help="Rescale intercept; counts instead of the header's."),
 ]
 Spacing = Annotated[
     Optional[tuple[float, float, float]],
@@ -274,8 +279,8 @@ Spacing = Annotated[
 Series = Annotated[
     Optional[str],
     Option(
-        help="Which series of a DICOM folder with several: its UID, or its short name, which "
-        "an error lists."
+        help="Which series of a DICOM folder with several: its UID, its short name (hsenet "
+        "corpus series lists them), or auto: the thinnest axial one of a soft kernel."
     ),
 ]
 

@@ -21,8 +21,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from ..files import PlainError
+
 # %% ../../nbs/ct/00_volume.ipynb #f38a6bb5
-class VolumeError(ValueError):
+class VolumeError(PlainError):
     "A CT file that isn't what it should be. Names the file, what was expected and what was found."
 
 

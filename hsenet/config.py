@@ -28,8 +28,8 @@ Difficulty = Annotated[str, OneOf(("bold", "subtle"))]
 class PhantomConfig(Settings):
     "The synthetic corpus."
     difficulty: Difficulty = "subtle"  # `bold`: few and large findings; `subtle`: all, at real sizes
-    n_train: Count = 3000  # scans for training (and tuning)
-    n_valid: Count = 200  # held-out scans
+    n_train: CountOrZero = 3000  # scans for training (and tuning)
+    n_valid: CountOrZero = 200  # held-out scans
     shape: tuple[Voxels, Voxels, Voxels] = (64, 160, 160)  # voxels (z, x, y)
     second_reconstruction: Share = 0.1  # share of scans with two reconstructions
     variants: Annotated[int, Between(1, 1000)] = 1  # phrasings of each training report

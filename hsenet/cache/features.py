@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TRAINING', 'logger', 'resize_slices', 'load_labelled_slices', 'label_logits', 'label_aurocs', 'training_key',
-           'train_slice_encoder', 'prepare_slice_encoder', 'weights_hash', 'feature_folder', 'encode_batch',
-           'known_features', 'prepare_batch', 'missing_batches', 'write_features', 'encode_missing', 'FeatureWork',
-           'encode_on_worker', 'encode_cache', 'add_slice_features']
+           'train_slice_encoder', 'prepare_slice_encoder', 'check_slice_encoder', 'weights_hash', 'feature_folder',
+           'encode_batch', 'known_features', 'prepare_batch', 'missing_batches', 'write_features', 'encode_missing',
+           'FeatureWork', 'encode_on_worker', 'encode_cache', 'add_slice_features']
 
 # %% ../../nbs/cache/02_features.ipynb #d2c135cf
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -25,13 +25,12 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .manifest import (
-    SECOND, DatasetError, PreprocessError, array_checksum, disk_errors, hold_cache, read_array,
-    read_records, write_stamped)
+    SECOND, DatasetError, PreprocessError, array_checksum, disk_errors, hold_cache, label_array,
+    label_names, read_array, read_records, write_stamped)
 from .slices import (
     SliceEncoder, default_device, encode_stacks, fit_slice_encoder, load_slice_encoder)
 from .workers import run_in_order
 from ..config import Config, SliceConfig
-from ..corpora.table import LABELS
 from ..ct.resample import jpeg_round_trip
 from ..files import FileError, checksum, read_json, write_json, write_lines
 
@@ -51,18 +50,21 @@ def load_labelled_slices(
     split: str,
     size: int,  # pixels a side
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slices `(cases, n, size, size)` uint8 and labels `(cases, 18)` of the cases of one split
+    """Slices `(cases, n, size, size)` uint8 and labels `(cases, labels)` of the cases of one split
     that have labels."""
     cache = Path(cache)
-    images, labels = [], []
-    for record in read_records(cache):
-        if record["split"] == split and record["labels"] is not None:
-            slices = read_array(cache / record["slices"], record["case"])
-            images.append(resize_slices(slices, size))
-            labels.append(record["labels"])
-    if not images:
-        return np.zeros((0, 1, size, size), np.uint8), np.zeros((0, 0), int)
-    return np.stack(images), np.array(labels)
+    records = read_records(cache)
+    names = label_names(records)
+    labelled = []
+    for record in records:
+        if record["split"] == split and record["labels"] is not None: labelled.append(record)
+    if not labelled:
+        return np.zeros((0, 1, size, size), np.uint8), np.zeros((0, len(names)), int)
+    images = []
+    for record in labelled:
+        slices = read_array(cache / record["slices"], record["case"])
+        images.append(resize_slices(slices, size))
+    return np.stack(images), label_array(labelled, names)
 
 # %% ../../nbs/cache/02_features.ipynb #b08e4afb
 @torch.inference_mode()
@@ -82,12 +84,13 @@ def label_logits(
 def label_aurocs(
     logits: np.ndarray,  # (cases, labels)
     labels: np.ndarray,  # (cases, labels), 0 or 1
+    names: Sequence[str],  # of the labels
 ) -> dict[str, float]:
     "AUROC by label, to four digits, of the labels that some cases have and others don't."
     # here, not above: importing it takes a second, and workers don't need it
     from sklearn.metrics import roc_auc_score
     aurocs = {}
-    for name, scores, label in zip(LABELS, logits.T, labels.T):
+    for name, scores, label in zip(names, logits.T, labels.T):
         positive = label == 1
         if positive.any() and not positive.all():
             aurocs[name] = round(float(roc_auc_score(positive, scores)), 4)
@@ -130,7 +133,10 @@ def train_slice_encoder(
             "the small 2D encoder can't be trained")
     encoder, head = fit_slice_encoder(images, labels, config, seed=seed, progress=progress)
     images, labels = load_labelled_slices(cache, "tune", config.image_size)
-    aurocs = label_aurocs(label_logits(encoder, head, images), labels) if len(images) else {}
+    aurocs = {}
+    if len(images):
+        names = label_names(read_records(cache))
+        aurocs = label_aurocs(label_logits(encoder, head, images), labels, names)
     folder = encoder.save(Path(cache) / "slice_encoder")
     write_json(folder / "tune_auroc.json", aurocs)
     write_json(folder / "key.json", {"key": training_key(cache, config, seed)})
@@ -163,6 +169,21 @@ def _read_or_none(path: Path) -> object:
         return read_json(path)
     except (FileError, FileNotFoundError):
         return None
+
+# %% ../../nbs/cache/02_features.ipynb #ef53b32c
+def check_slice_encoder(
+    config: SliceConfig,
+    labelled: bool,  # has any training case labels?
+) -> None:
+    "Raises `PreprocessError`, or the error of loading it, where there won't be a 2D encoder."
+    if config.encoder != "small":
+        load_slice_encoder(config.encoder)
+        return
+    if not labelled:
+        raise PreprocessError(
+            "no training case has labels, on which the 2D encoder `small` is trained; give the "
+            "table columns of 0 and 1 (--label names them), or set slices.encoder to an encoder: "
+            "a folder, or an open_clip name such as hf-hub:… (--set slices.encoder=…)")
 
 # %% ../../nbs/cache/02_features.ipynb #afb156db
 def weights_hash(encoder: SliceEncoder) -> str:

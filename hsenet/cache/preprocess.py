@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .features import encode_cache, prepare_slice_encoder
+from .features import check_slice_encoder, encode_cache, prepare_slice_encoder
 from hsenet.cache.manifest import (
     CASE_NAME, FEATURE_SETTINGS, LONGEST_NAME, DatasetError, PreprocessError, array_checksum,
     disk_errors, hold_cache, make_folders, read_records, settle_settings, write_questions,
@@ -32,7 +32,8 @@ from hsenet.cache.manifest import (
 from .slices import default_device
 from .workers import run_on_cluster, run_on_machine
 from ..config import Config, SliceConfig, VolumeConfig
-from ..corpora.layouts import read_corpus, read_corpus_questions
+from ..corpora.layouts import (
+    About, read_about, read_corpus, read_corpus_questions, write_about)
 from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
@@ -64,7 +65,7 @@ class Failure:
     path: str  # of its file or folder
     reason: str
 
-
+# %% ../../nbs/cache/04_preprocess.ipynb #7f234fda
 READING = (  # what `CT.meta` may say of how a file was read
     "slope",
     "intercept",
@@ -130,6 +131,23 @@ def check_cases(cases: pd.DataFrame) -> None:
     repeats = cases.case[cases.case.duplicated()]
     if len(repeats):
         raise PreprocessError(f"cases: {repeats.iloc[0]!r} stands in more than one row; keep one")
+    _check_labels(cases)
+
+
+def _check_labels(cases: pd.DataFrame) -> None:
+    "Raise `PreprocessError` unless all labels have the same names."
+    labelled = cases[cases.labels.notna()]
+    odd = [not isinstance(labels, dict) for labels in labelled.labels]
+    if any(odd):
+        found = type(labelled.labels[odd].iloc[0]).__name__
+        raise PreprocessError(f"cases: expected labels as name → 0 or 1, found a {found}")
+    names = [set(labels) for labels in labelled.labels]
+    other = [i for i, found in enumerate(names) if found != names[0]]
+    if other:
+        case, first = labelled.case.iloc[other[0]], labelled.case.iloc[0]
+        differ = ", ".join(sorted(names[other[0]] ^ names[0]))
+        raise PreprocessError(
+            f"cases: {case!r} and {first!r} have different labels ({differ}); give all the same")
 
 # %% ../../nbs/cache/04_preprocess.ipynb #bd86c66b
 def case_rows(cases: pd.DataFrame) -> list[dict]:
@@ -195,7 +213,7 @@ def _has_arrays(cache: Path, record: dict) -> bool:
         if array_checksum(cache / folder / name, digest) != digest: return False
     return True
 
-# %% ../../nbs/cache/04_preprocess.ipynb #a510ef5d
+# %% ../../nbs/cache/04_preprocess.ipynb #90469007
 def features_before(
     cache: Path,
     done: dict[str, dict],  # the journal's records by case
@@ -364,6 +382,7 @@ def preprocess(
     progress: bool = True,
     raise_failures: bool = True,  # False: failures are only listed
     scheduler: str | None = None,  # of a Dask cluster, its address or file; None: this machine
+    about: About | None = None,  # what fits the reports; None: as the cache says, or a real corpus
 ) -> Summary:
     """Volumes and slices of all cases that aren't in the cache yet, then the manifest of all.
     Raises `FileError`, `PreprocessError`."""
@@ -373,6 +392,7 @@ def preprocess(
     run = _runner(cache, workers, scheduler)
     with disk_errors(cache), hold_cache(make_folders(cache)):
         settle_settings(cache, config)
+        if about or read_about(cache) is None: write_about(cache, about or About())
         summary = bring_up_to_date(cache, cases, config, run, progress)
     summary.seconds = time.perf_counter() - start
     if summary.failures and raise_failures:
@@ -391,44 +411,7 @@ def _lost(row: dict) -> Failure:
     reason = "took down every worker that tried it, perhaps for want of memory"
     return Failure(row["case"], row["path"], reason)
 
-# %% ../../nbs/cache/04_preprocess.ipynb #aeffc66a
-def preprocess_corpus(
-    root: str | Path,  # of a corpus in any of `corpora.layouts.LAYOUTS`
-    config: Config,
-    cache: str | Path,
-    release: str = "auto",  # of CT-RATE
-    layout: str = "auto",
-    questions: str | Path | None = None,  # a copy of RadGenome-ChestCT; None: the corpus' own
-    tune_share: float = 0.05,  # of the training patients
-    workers: int | None = None,
-    progress: bool = True,
-    raise_failures: bool = True,
-    scheduler: str | None = None,  # of a Dask cluster, see `preprocess`
-    **settings,  # of `corpora.layouts.read_corpus`
-) -> Summary:
-    """Table, volumes, slices, 2D features and questions of a corpus.
-    Raises `CorpusError`, `FileError`, `PreprocessError`."""
-    cases = read_corpus(root, layout, release, **settings)
-    asked, templates = read_corpus_questions(root, questions)
-    if (cases.split == "train").any():
-        cases = tuning_split(cases, tune_share, config.seed)
-    start = time.perf_counter()
-    check_cases(cases)
-    cache = Path(cache).absolute()
-    run = _runner(cache, workers, scheduler)
-    with disk_errors(cache): make_folders(cache)
-    with hold_cache(cache):
-        with disk_errors(cache):
-            settle_settings(cache, config)
-            summary = bring_up_to_date(cache, cases, config, run, progress)
-            write_questions(cache, asked, templates)
-        summary.seconds = time.perf_counter() - start
-        _add_features(cache, config, workers, scheduler, progress)
-    if summary.failures and raise_failures:
-        raise PreprocessError(str(summary))
-    return summary
-
-
+# %% ../../nbs/cache/04_preprocess.ipynb #748a3793
 def _add_features(
     cache: Path,  # held by the caller
     config: Config,
@@ -454,3 +437,43 @@ def _lost_batch(batch: tuple[list[dict], set[str]]) -> dict:
         f"2D features of case {records[0]['case']} and {len(records) - 1} more took down every "
         "worker that tried them, perhaps for want of memory; give workers more and start again "
         "(it goes on from here)")
+
+# %% ../../nbs/cache/04_preprocess.ipynb #aeffc66a
+def preprocess_corpus(
+    root: str | Path,  # of a corpus in any of `corpora.layouts.LAYOUTS`
+    config: Config,
+    cache: str | Path,
+    release: str = "auto",  # of CT-RATE
+    layout: str = "auto",
+    questions: str | Path | None = None,  # a copy of RadGenome-ChestCT; None: the corpus' own
+    tune_share: float = 0.05,  # of the training patients
+    workers: int | None = None,
+    progress: bool = True,
+    raise_failures: bool = True,
+    scheduler: str | None = None,  # of a Dask cluster, see `preprocess`
+    **settings,  # of `corpora.layouts.read_corpus`
+) -> Summary:
+    """Table, volumes, slices, 2D features and questions of a corpus.
+    Raises `CorpusError`, `FileError`, `PreprocessError`."""
+    cases = read_corpus(root, layout, release, **settings)
+    asked, templates = read_corpus_questions(root, questions)
+    if (cases.split == "train").any():
+        cases = tuning_split(cases, tune_share, config.seed)
+    start = time.perf_counter()
+    check_cases(cases)
+    cache = Path(cache).absolute()
+    labelled = cases.labels[cases.split == "train"].notna().any()
+    check_slice_encoder(config.slices, labelled)
+    run = _runner(cache, workers, scheduler)
+    with disk_errors(cache): make_folders(cache)
+    with hold_cache(cache):
+        with disk_errors(cache):
+            settle_settings(cache, config)
+            write_about(cache, read_about(root) or About())
+            summary = bring_up_to_date(cache, cases, config, run, progress)
+            write_questions(cache, asked, templates)
+        summary.seconds = time.perf_counter() - start
+        _add_features(cache, config, workers, scheduler, progress)
+    if summary.failures and raise_failures:
+        raise PreprocessError(str(summary))
+    return summary

@@ -62,7 +62,7 @@ def load_labelled_slices(
         return np.zeros((0, 1, size, size), np.uint8), np.zeros((0, len(names)), int)
     images = []
     for record in labelled:
-        slices = read_array(cache / record["slices"], record["case"])
+        slices = np.array(read_array(cache / record["slices"], record["case"]))
         images.append(resize_slices(slices, size))
     return np.stack(images), label_array(labelled, names)
 

@@ -281,12 +281,13 @@ class RuleLabeler:
     def __call__(self, reports: Sequence[str]) -> list[dict[str, dict]]:
         return [self.one(report) for report in reports]
 
-# %% ../../nbs/metrics/07_labelers.ipynb #72c64191
+# %% ../../nbs/metrics/07_labelers.ipynb #2ad728ca
 def unreadable(
-    labeler: Labeler,  # `english`: True if it reads English only
+    labeler: Labeler | None,  # `english`: True if it reads English only
     reports: Sequence[str],
 ) -> str | None:
     "Why a labeler can't read reports; None where it can read at least half of them."
+    if labeler is None: return "no labeler was given"
     others = sum(other_script(report) for report in reports)
     if not getattr(labeler, "english", False) or 2 * others < len(reports): return None
     return (f"the labeler reads English, and {others} of {len(reports)} reports are in another "

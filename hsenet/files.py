@@ -91,7 +91,8 @@ def say_no_room(
     try:
         yield
     except (OSError, RuntimeError, ValueError) as e:
-        if not _for_want_of_room(e): raise
+        said_already = _for_want_of_room(e.__cause__)  # by one inside this one, who knows more
+        if said_already or not _for_want_of_room(e): raise
         code = getattr(e, "errno", None) or errno.ENOSPC
         size = "" if wanted is None else f", {wanted:,} bytes wanted"
         free = shutil.disk_usage(_existing_above(Path(path))).free
@@ -99,7 +100,7 @@ def say_no_room(
         raise OSError(code, why, str(path)) from e
 
 
-def _for_want_of_room(error: Exception) -> bool:
+def _for_want_of_room(error: BaseException | None) -> bool:
     if getattr(error, "errno", None) in NO_ROOM: return True
     return f"os error {errno.ENOSPC}" in str(error)  # what safetensors says
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
-           'Split', 'Column', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample', 'Archives',
-           'UnpackedFolder', 'Scheduler', 'ShardedCache', 'ShardsBase', 'Megabytes', 'Stage1', 'Stage2',
-           'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control', 'Trained', 'Learned', 'Labeler', 'QuestionTask',
-           'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile', 'Model', 'Slope',
-           'Intercept', 'Spacing', 'Series', 'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part',
-           'SliceEncoder', 'chosen_config', 'corpus_settings']
+           'Split', 'Column', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample',
+           'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache', 'ShardsBase', 'Megabytes', 'Stage1',
+           'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control', 'Trained', 'Learned', 'Labeler',
+           'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile',
+           'DicomSource', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series', 'Released', 'Base', 'Encoder1',
+           'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config', 'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -25,7 +25,10 @@ Preset = Annotated[
     str,
     Option("--preset", "-p", help="paper, standard, gpu, tiny, mini, or a YAML file."),
 ]
-Seed = Annotated[int, Option(help="Seed of all that is random.")]
+Seed = Annotated[
+    Optional[int],
+    Option(help="Seed of all that is random.", show_default="the preset's: 42"),
+]
 Set = Annotated[
     Optional[list[str]],
     Option("--set", "-s", help="One setting, such as stage1.lr=1e-3; may be repeated."),
@@ -34,24 +37,26 @@ Set = Annotated[
 # %% ../nbs/04_options.ipynb #7af26bee
 def chosen_config(
     preset: str,  # its name, or a YAML file
-    seed: int,
-    settings: list[str] | None,  # each `name=value`
+    seed: int | None,  # None: the preset's
+    settings: list[str] | None,  # each `name=value`; goes before `seed`
 ) -> "Config":
     "The configuration that was asked for. Raises `ConfigError`."
-    import yaml
-
-    from hsenet.config import ConfigError, load_config, override
+    from hsenet.config import ConfigError, load_config, override_all
     from hsenet.config import preset as named_preset
+    from hsenet.files import parse_yaml, shown
 
-    values = {}
+    values = {} if seed is None else {"seed": seed}
     for setting in settings or []:
-        name, equals, value = setting.partition("=")
+        name, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {name}: expected name=value, such as stage1.lr=0.001")
-        values[name] = _number(yaml.safe_load(value))
+        try:
+            values[name] = _number(parse_yaml(text))
+        except ValueError as e:
+            raise ConfigError(f"--set {name}: {shown(text)} is no value ({e})") from e
     is_file = preset.endswith((".yaml", ".yml"))
     base = load_config(preset) if is_file else named_preset(preset)
-    return override(base, seed=seed, **values)
+    return override_all(base, values)
 
 
 def _number(value: Any) -> Any:
@@ -166,6 +171,7 @@ Partial = Annotated[
     ),
 ]
 Sample = Annotated[int, Option(help="Volumes that are read to the end.")]
+SampleSeed = Annotated[int, Option("--seed", help="Seed of which volumes are read.")]
 Archives = Annotated[list[Path], Argument(help="Archives (.zip).")]
 UnpackedFolder = Annotated[
     Path,
@@ -235,14 +241,18 @@ CTFile = Annotated[
     Path,
     Argument(
         help="CT as NIfTI (.nii, .nii.gz), in Hounsfield units or with slope and intercept; "
-        "or the folder of a DICOM series."
+        "or of a DICOM series the folder, a .zip, or one of its files."
     ),
 ]
+DicomSource = Annotated[
+    Path,
+    Argument(help="Folder of DICOM files, of any depth; a .zip of one; or a file in it."),
+]
 Model = Annotated[Path, Option("--model", "-m", help="Bundle, such as outputs/quickstart/model.")]
-Slope = Annotated[Optional[float], Option(help="Rescale slope, where the header has none.")]
+Slope = Annotated[Optional[float], Option(help="Rescale slope; counts instead of the header's.")]
 Intercept = Annotated[
     Optional[float],
-    Option(help="Rescale intercept, where the header has none."),
+    Option(help="Rescale intercept; counts instead of the header's."),
 ]
 Spacing = Annotated[
     Optional[tuple[float, float, float]],
@@ -251,8 +261,8 @@ Spacing = Annotated[
 Series = Annotated[
     Optional[str],
     Option(
-        help="Which series of a DICOM folder with several: its UID, or its short name, which "
-        "an error lists."
+        help="Which series of a DICOM folder with several: its UID, its short name (hsenet "
+        "corpus series lists them), or auto: the thinnest axial one of a soft kernel."
     ),
 ]
 

@@ -20,7 +20,7 @@ def preprocess(
     corpus: Corpus,
     cache: NewCache,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
     release: Release = "auto",
     layout: Layout = "auto",

@@ -22,7 +22,7 @@ def train_stage1(
     cache: Cache,
     output: Output,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
 ):
     "3D encoder against reports."
@@ -38,7 +38,7 @@ def train_stage2(
     output: Output,
     stage1: Stage1,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
 ):
     "2D-enhanced 3D encoder, held to stage 1."
@@ -55,7 +55,7 @@ def train_mrg(
     stage1: Stage1,
     stage2: Stage2,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
     control: Control = None,
 ):
@@ -75,7 +75,7 @@ def train_vqa(
     stage1: OptionalStage1 = None,
     stage2: OptionalStage2 = None,
     preset: Preset = "tiny",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
     control: Control = None,
 ):

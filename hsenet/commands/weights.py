@@ -33,7 +33,7 @@ def convert(
 def bundle(
     output: Output,
     preset: Preset = "paper",
-    seed: Seed = 42,
+    seed: Seed = None,
     settings: Set = None,
     report: Part = None,
     vqa: Part = None,

@@ -27,7 +27,7 @@ from hsenet.corpora.table import (
     safe_path,
     split_names,
 )
-from ..ct.dicom import short_name
+from ..ct.dicom_headers import short_name
 
 # %% ../../nbs/corpora/05_folder.ipynb #eb22845a
 def find_columns(

@@ -20,11 +20,13 @@ import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from .volume import (CT, Given, VolumeError, check_hu, patient_turn, positive_spacing,
-                              replace_padding, to_hu)
+from .grid import IGNORED, misplacement, to_patient_grid
+from .volume import (CT, Given, VolumeError, check_extent, check_geometry, check_hu,
+                              patient_turn, positive_spacing, replace_padding, to_hu)
 
 # %% ../../nbs/ct/01_nifti.ipynb #34038bfb
 _GZIP = b"\x1f\x8b"  # how gzip data begin
@@ -302,6 +304,7 @@ class HeaderFacts:
     slope: float  # in force: from the header, from the table, or 1
     intercept: float
     meta: dict  # of `CT`
+    askew: np.ndarray | None = None  # the affine, where turning isn't enough (see `ct.grid`)
 
 
 def header_facts(
@@ -310,6 +313,7 @@ def header_facts(
     given: Given,
 ) -> HeaderFacts:
     "Rescale, axes and spacing of a file. Raises `VolumeError`."
+    axes, _ = pick_volume(header.get_data_shape(), given.volume, path)
     affine = read_affine(header, path)
     blank = has_blank_geometry(affine)
     spacing = own_spacing(header) if affine is None else None
@@ -325,10 +329,14 @@ def header_facts(
     if blank:
         as_stored = np.array([(0, 1), (1, 1), (2, 1)])
         spacing = positive_spacing(given.spacing if given.spacing is not None else spacing, path)
+        check_extent((axes[2], axes[0], axes[1]), spacing, path)
         return HeaderFacts(as_stored, spacing, slope, intercept, meta)
-    turn, (x, y, z) = patient_turn(affine, path)  # first: it refuses axes that can't be named
+    turn, (x, y, z) = patient_turn(affine, path)
+    turned = [axes[axis] for axis in np.argsort(turn[:, 0])]
+    check_geometry((turned[2], turned[0], turned[1]), (z, x, y), given, path)
     meta["orientation"] = "".join(nib.aff2axcodes(affine))
-    return HeaderFacts(turn, (z, x, y), slope, intercept, meta)
+    askew = misplacement(affine, axes, path) > IGNORED
+    return HeaderFacts(turn, (z, x, y), slope, intercept, meta, affine if askew else None)
 
 # %% ../../nbs/ct/01_nifti.ipynb #98235efc
 def read_nifti(
@@ -343,4 +351,6 @@ def read_nifti(
     if min(hu.strides) < 0: hu = np.ascontiguousarray(hu)
     check_hu(hu, path, facts.meta["hu_source"])
     facts.meta["padding_voxels"] = replace_padding(hu, path=path)
-    return CT(hu, facts.spacing, facts.meta)
+    if facts.askew is None: return CT(hu, facts.spacing, facts.meta)
+    of_turned = facts.askew @ inv_ornt_aff(facts.turn, array.shape)
+    return to_patient_grid(hu.transpose(1, 2, 0), of_turned, path).as_ct(facts.meta)

@@ -18,13 +18,14 @@ from fastcore.basics import patch
 from scipy.sparse import csr_matrix
 
 from ..config import SliceConfig, VolumeConfig
+from .dicom_series import holds_dicom
 from .nifti import (HeaderFacts, VoxelLayout, check_end, header_facts, open_ct,
                              read_header, read_into, skip_to_voxels, voxel_layout)
 from .read import read_given
 from .resample import (axial_slices, axis_matrix, encoder_volume, occupied_along_axes,
                                 probe_positions, resampled_size, resize_matrix, slice_positions)
 from .volume import (HIGHEST_HU, LOWEST_HU, CT, Given, VolumeError, check_finite,
-                              check_geometry, check_padding, check_sample, fill_padding,
+                              check_padding, check_sample, fill_padding,
                               sample_step, to_hu)
 
 # %% ../../nbs/ct/05_planes.ipynb #55010f35
@@ -213,10 +214,10 @@ def read_planes(
         facts = header_facts(header, path, given)
         if facts.turn[:, 0].tolist() != [0, 1, 2]:
             raise MissingPlane("planes don't lie one after the other")
+        if facts.askew is not None: raise MissingPlane("its axes aren't the patient's")
         layout = voxel_layout(header, path, given.volume)
         x, y, n = layout.shape
         shape = (n, x, y)
-        check_geometry(shape, facts.spacing, given, path)
         keep, used = plan_planes(shape, facts.spacing, volume, slices)
         tally = Tally(shape, used, volume.window[0])
         kept = {}
@@ -232,8 +233,8 @@ def read_planes(
 
 # %% ../../nbs/ct/05_planes.ipynb #e776e95a
 def unpacked_size(path: str | Path, volume: int | None = None) -> int:
-    "Bytes of a NIfTI file's volume, by its header; 0 for a folder. Raises as `read_ct`."
-    if Path(path).is_dir(): return 0
+    "Bytes of a NIfTI file's volume, by its header; 0 for DICOM. Raises as `read_ct`."
+    if holds_dicom(path): return 0
     with open_ct(path) as file:
         header, _ = read_header(file, path)
     layout = voxel_layout(header, path, volume)

@@ -8,17 +8,18 @@ __all__ = ['read_ct', 'read_given']
 # %% ../../nbs/ct/03_read.ipynb #54f46a10
 from pathlib import Path
 
-from .dicom import read_series
+from .dicom import read_dicom
+from .dicom_series import holds_dicom
 from .nifti import read_nifti
-from .volume import CT, Given, check_geometry
+from .volume import CT, Given
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
-    path: str | Path,  # .nii or .nii.gz, or the folder of a DICOM series
+    path: str | Path,  # .nii or .nii.gz; of a DICOM series the folder, a .zip, or one file
     slope: float | None = None,  # HU = slope · stored + intercept
     intercept: float | None = None,
     spacing: tuple[float, float, float] | None = None,  # mm (z, x, y)
-    series: str | None = None,  # of a DICOM folder with several: UID or short name
+    series: str | None = None,  # of several in a DICOM folder: UID, short name, or "auto"
     volume: int | None = None,  # of a NIfTI file with several (time points): which, from 0
     from_table: bool = False,  # slope, intercept, spacing are a table's: they overrule no header
 ) -> CT:
@@ -31,9 +32,5 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if Path(path).is_dir():
-        ct = read_series(path, given.series)
-    else:
-        ct = read_nifti(path, given)
-    check_geometry(ct.hu.shape, ct.spacing, given, path)
-    return ct
+    if holds_dicom(path): return read_dicom(path, given)
+    return read_nifti(path, given)

@@ -40,7 +40,7 @@ class CT:
     "A CT scan in Hounsfield units."
     hu: np.ndarray  # (z, x, y) int16 or float32: z to the head, x to the left, y to the back
     spacing: tuple[float, float, float]  # mm (z, x, y)
-    meta: dict = dataclasses.field(default_factory=dict)  # facts about the reading, as JSON has them
+    meta: dict = dataclasses.field(default_factory=dict)  # of the reading, as JSON has it
     field: np.ndarray | None = None  # (z, x, y) bool: what was scanned; None: everything
 
     def __repr__(self) -> str:
@@ -81,8 +81,8 @@ def axis_directions(
     spacing = np.linalg.norm(steps, axis=0)
     if np.isfinite(affine).all() and (spacing > 0).all():
         directions = steps / spacing
-        nearest = np.abs(directions).argmax(axis=0)  # of the patient's axes
-        if len(set(nearest)) == 3: return directions, spacing
+        volume = abs(np.linalg.det(directions))  # 1 at right angles, 0 in one plane
+        if volume > 0.1: return directions, spacing
     found = affine[:3].round(3).tolist()
     raise VolumeError(f"{path}: expected an affine with three directions, found {found}")
 
@@ -90,18 +90,12 @@ def axis_directions(
 def patient_turn(
     affine: np.ndarray,  # voxels → mm, x to the right, y to the front, z up (RAS+), as NIfTI has it
     path: str | Path,  # for the message
-    tilt: float = 1e-3,  # largest share of a step that may go sideways
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
     """What turns x to the left, y to the back, z to the head, and the spacing (x, y, z) in mm then.
 
     The turn is nibabel's: `(3, 2)`, per stored axis which axis it becomes, and 1 or -1 (flipped).
     Raises `VolumeError`."""
-    directions, spacing = axis_directions(affine, path)
-    sideways = np.sort(np.abs(directions), axis=0)[:2]
-    if (sideways > tilt).any():
-        found = directions.round(3).tolist()
-        raise VolumeError(f"{path}: rotated or sheared axes ({found}); "
-                          "resample it to the patient's axes first")
+    _, spacing = axis_directions(affine, path)
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
     order = np.argsort(turn[:, 0])
     return turn.astype(int), tuple(spacing[order].tolist())
@@ -114,6 +108,12 @@ def to_patient_axes(
 ) -> tuple[np.ndarray, tuple[float, float, float]]:
     "A view, x to the left, y to the back, z to the head; spacing (x, y, z). Raises `VolumeError`."
     turn, spacing = patient_turn(affine, path)
+    directions, _ = axis_directions(affine, path)
+    sideways = np.sort(np.abs(directions), axis=0)[:2]
+    if (sideways > 1e-3).any():
+        found = directions.round(3).tolist()
+        raise VolumeError(f"{path}: rotated or sheared axes ({found}); "
+                          "resample it to the patient's axes first")
     return nib.apply_orientation(array, turn), spacing
 
 # %% ../../nbs/ct/00_volume.ipynb #f7a1b3f4

@@ -10,9 +10,8 @@ __all__ = ['RELEASES', 'Tables', 'TEMPLATES', 'GENERATOR', 'encode_nifti', 'volu
 import gzip
 import json
 import logging
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from .findings import DIFFICULTIES, FINDINGS, draw
 from .kinds import Phantom
 from .render import acquire, render
 from .reports import sentences, write_impression, write_report
+from ..processes import worker_pool
 
 # %% ../../nbs/phantoms/10_corpus.ipynb #c5abeca7
 RELEASES = ("first", "fixed")
@@ -244,14 +244,19 @@ def _make_scans(names: Sequence[str], job: _Job) -> list[Tables]:
 
 
 def _make_lots(lots: list[list[str]], job: _Job, workers: int) -> Iterator[list[Tables]]:
-    "`_make_scans` of each lot, in order; without worker processes for one."
+    """`_make_scans` of each lot, in order; without worker processes for one.
+    Raises `PhantomError` if a process dies."""
     if workers <= 1:
         for lot in lots:
             yield _make_scans(lot, job)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_make_scans, lots, [job] * len(lots))
+    try:
+        with worker_pool(workers) as pool:
+            yield from pool.map(_make_scans, lots, [job] * len(lots))
+    except BrokenProcessPool as e:
+        raise PhantomError(
+            "a worker process died, perhaps for want of memory; start again with fewer workers "
+            "(volumes that are there are kept)") from e
 
 
 def _make_split(names: list[str], job: _Job, workers: int, progress: bool) -> Tables:

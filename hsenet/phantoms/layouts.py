@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..config import PhantomConfig
 from ..corpora.table import LABELS
-from ..ct.dicom import write_series
+from ..ct.dicom_files import write_series
 from ..files import whole_file, write_text
 from .anatomy import PhantomError
 from .canvas import Acquisition

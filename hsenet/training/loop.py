@@ -317,7 +317,7 @@ def _write_model(task: Task, folder: Path, state: dict[str, Tensor] | None) -> N
             raise OSError(f"{folder} can't be written ({e}); the model before it is intact") from e
     write_inventory(folder)
 
-# %% ../../nbs/training/04_loop.ipynb #12ef22a7
+# %% ../../nbs/training/04_loop.ipynb #a1fdcfed
 def keep_state(trainer: Trainer) -> None:
     "Write all that a resumed run needs as `state/`. All processes call it."
     progress = trainer.progress
@@ -327,7 +327,8 @@ def keep_state(trainer: Trainer) -> None:
         "schedule": trainer.schedule.state_dict(),
     }
     state = trainer.output / "state"
-    save_state(state, trainer.model, trainer.optimizer.optimizer, facts, trainer.accelerator)
+    model = trainer.accelerator.unwrap_model(trainer.model)  # without DDP around it
+    save_state(state, model, trainer.optimizer.optimizer, facts, trainer.accelerator)
 
 
 def take_up_state(trainer: Trainer) -> None:
@@ -335,7 +336,7 @@ def take_up_state(trainer: Trainer) -> None:
     optimizer, schedule = trainer.optimizer.optimizer, trainer.schedule
     found = load_state(
         trainer.output / "state",
-        trainer.model,
+        trainer.accelerator.unwrap_model(trainer.model),
         optimizer,
         schedule,
         trainer.accelerator,

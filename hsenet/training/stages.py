@@ -479,6 +479,7 @@ def _start_from_mrg(
     folder = model_folder(mrg, "finetune_mrg")
     vlm = HSENetVLM.from_pretrained(folder)
     tokenizer = load_tokenizer(str(folder), "causal")
+    vlm.use_tokenizer(tokenizer)
     check_same_branches(vlm, config)
     found = vlm.config.control
     if found != control:

@@ -94,8 +94,8 @@ def slice_step(
     drift = np.diff(places, axis=0) - gaps[:, None] * normal
     wander = np.abs(drift - drift.mean(axis=0)).max()
     if wander > uneven * float(np.median(gaps)):
-        raise VolumeError(f"{place}: its slices don't lie in a straight line, one is {wander:.3g} mm "
-                          "beside it; two series are mixed, or positions are wrong")
+        raise VolumeError(f"{place}: its slices don't lie in a straight line, one is {wander:.3g} "
+                          "mm beside it; two series are mixed, or positions are wrong")
     return (places[-1] - places[0]) / (len(slices) - 1)
 
 # %% ../../nbs/ct/06_dicom.ipynb #a1e2cc4d

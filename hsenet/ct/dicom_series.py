@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_FILES', 'AUTO_RULE', 'dicom_files', 'holds_dicom', 'Unreadable', 'Scanned', 'scan_files', 'kernel_rank',
            'describe_series', 'group_series', 'series_words', 'list_series', 'auto_series', 'check_complete',
-           'rest_line', 'pick_series']
+           'rest_line', 'pick_series', 'series_lines']
 
 # %% ../../nbs/ct/04_dicom_series.ipynb #353a3d68
 import os
@@ -321,7 +321,31 @@ def pick_series(
     if len(names) > 1:
         raise VolumeError(f"{scanned.place}: {len(names)} CT series: {words}; "
                           "say which with series=, or series='auto' for the thinnest of "
-                          "a soft kernel")
+                          "a soft kernel; `hsenet corpus series` shows more of them")
     chosen = groups[names[0]]
     check_complete(scanned, chosen)
     return chosen
+
+# %% ../../nbs/ct/04_dicom_series.ipynb #576c2566
+def series_lines(path: str | Path, most: int = 10) -> list[str]:
+    """The CT series of a folder, an archive, or beside a file, one a line; then the rest.
+
+    At most `most` files that can't be read are named, by number. Raises `FileNotFoundError`, and
+    `VolumeError` where there is no series."""
+    with dicom_files(path) as paths:
+        scanned = scan_files(paths, path)
+    groups = group_series(scanned.slices)
+    if not groups: raise _nothing_found(scanned)
+    listed = {name: describe_series(slices) for name, slices in groups.items()}
+    best = auto_series(listed)
+    lines = [f"{path}: {len(listed)} CT series in {scanned.files:,} files"]
+    for name, facts in listed.items():
+        size = f"{facts['rows']} × {facts['columns']}"
+        described = f", “{facts['description']}”" if facts["description"] else ""
+        chosen = "  ← auto" if name == best else ""
+        lines.append(f"{name}  {series_words(facts)}, {size}{described}{chosen}")
+    for what, n in sorted(scanned.rest.items()): lines.append(f"beside them: {n} × {what}")
+    for file in scanned.unreadable[:most]: lines.append(f"file {file.number}: {file.reason}")
+    more = len(scanned.unreadable) - most
+    if more > 0: lines.append(f"and {more} more files that can't be read")
+    return lines

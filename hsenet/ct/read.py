@@ -11,7 +11,7 @@ from pathlib import Path
 from .dicom import read_dicom
 from .dicom_series import holds_dicom
 from .nifti import read_nifti
-from .volume import CT, Given
+from .volume import CT, Given, length_warnings, named_errors
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
@@ -32,5 +32,7 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if holds_dicom(path): return read_dicom(path, given)
-    return read_nifti(path, given)
+    with named_errors(path):
+        ct = read_dicom(path, given) if holds_dicom(path) else read_nifti(path, given)
+        ct.meta["warnings"] += length_warnings(ct.extent[0])
+        return ct

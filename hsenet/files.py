@@ -268,7 +268,7 @@ def read_array(path: str | Path, advice: str = "") -> np.ndarray:
     except (ValueError, EOFError, OSError, SyntaxError, MemoryError, OverflowError) as e:
         raise FileError(f"{path} is no whole array ({shown(str(e))}); {REMAKE}") from e
 
-# %% ../nbs/01_files.ipynb #4bfa443c
+# %% ../nbs/01_files.ipynb #69f3f62d
 def check_fields(
     record: Any,
     fields: dict[str, type | tuple[type, ...]],  # name → what it may be
@@ -279,7 +279,7 @@ def check_fields(
     if not isinstance(record, dict):
         raise FileError(f"{place}: expected a JSON object, found {shown(record)}; {remedy}")
     for name, kinds in fields.items():
-        if isinstance(record.get(name), kinds): continue
+        if name in record and isinstance(record[name], kinds): continue
         every = kinds if isinstance(kinds, tuple) else (kinds,)
         expected = " or ".join(kind.__name__ for kind in every)
         found = shown(record[name]) if name in record else "nothing"

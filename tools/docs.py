@@ -40,7 +40,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order
     "Metrics": ["metrics/*"],
     "Training": ["training/*"],
     "Evaluation": ["evaluation/*"],
-    "Use": ["0[3-9]_*"],
+    "Use": ["use/*", "0[3-9]_*"],
     "Commands": ["commands/*"],
     "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"],
 }

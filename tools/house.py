@@ -21,6 +21,7 @@ FLOORS = [  # a floor may import what is below it, and its own rooms
     ("metrics",),
     ("training",),
     ("evaluation",),
+    ("use",),
     ("inference", "options", "commands"),
     ("cli",),
 ]

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
-           'Split', 'Column', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample',
-           'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache', 'ShardsBase', 'Megabytes', 'Stage1',
-           'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control', 'Trained', 'Learned', 'Labeler',
-           'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile',
-           'DicomSource', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series', 'Released', 'Base', 'Encoder1',
-           'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config', 'corpus_settings']
+           'Split', 'Column', 'Label', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample',
+           'AllProblems', 'ProblemsFile', 'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache',
+           'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control',
+           'Trained', 'Learned', 'Labeler', 'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations',
+           'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series',
+           'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config',
+           'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -116,6 +117,13 @@ Column = Annotated[
         "repeated."
     ),
 ]
+Label = Annotated[
+    Optional[list[str]],
+    Option(
+        help="A column of the table that is a label, 0 or 1; may be repeated. Else all columns "
+        "that hold nothing but 0 and 1."
+    ),
+]
 Below = Annotated[
     Optional[Path],
     Option(
@@ -135,6 +143,7 @@ def corpus_settings(
     split: str | None,
     column: list[str] | None,  # each `use=name`
     below: Path | None,
+    label: list[str] | None = None,  # columns
 ) -> dict:
     "What was said of a corpus, as settings of `read_corpus`. Raises `ValueError`."
     columns = {}
@@ -150,6 +159,7 @@ def corpus_settings(
         "split": split,
         "columns": columns or None,
         "below": below,
+        "labels": label or None,
     }
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -171,6 +181,11 @@ Partial = Annotated[
     ),
 ]
 Sample = Annotated[int, Option(help="Volumes that are read to the end.")]
+AllProblems = Annotated[bool, Option("--all", help="Every inconsistency, not three of each kind.")]
+ProblemsFile = Annotated[
+    Optional[Path],
+    Option("--csv", help="Every inconsistency as a row of this file: kind, where, example."),
+]
 SampleSeed = Annotated[int, Option("--seed", help="Seed of which volumes are read.")]
 Archives = Annotated[list[Path], Argument(help="Archives (.zip).")]
 UnpackedFolder = Annotated[
@@ -215,7 +230,10 @@ Learned = Annotated[
 ]
 Labeler = Annotated[
     str,
-    Option(help="phantom, rules (CT-RATE's English), or a RadBERT: folder or hub name."),
+    Option(
+        help="auto: what the corpus says, rules for a real one; rules (CT-RATE's English), "
+        "phantom, or a RadBERT: folder or hub name."
+    ),
 ]
 QuestionTask = Annotated[str, Option(help="location, presence, size or abnormality.")]
 

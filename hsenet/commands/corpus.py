@@ -9,10 +9,10 @@ __all__ = ['corpus', 'config', 'phantoms', 'corpus_check', 'corpus_unpack', 'cor
 import typer
 
 from .app import app
-from ..options import Archives, Below, Column, Corpus, Layout, Output, Partial, Patient
-from ..options import DicomSource, PhantomLayout, PhantomRelease, Preset, Release, Sample
-from ..options import SampleSeed, Seed, Set
-from ..options import Split, Table, UnpackedFolder, Workers, chosen_config, corpus_settings
+from ..options import AllProblems, Archives, Below, Column, Corpus, DicomSource, Label
+from ..options import Layout, Output, Partial, Patient, PhantomLayout, PhantomRelease, Preset
+from ..options import ProblemsFile, Release, Sample, SampleSeed, Seed, Set, Split
+from ..options import Table, UnpackedFolder, Workers, chosen_config, corpus_settings
 
 # %% ../../nbs/commands/02_corpus.ipynb #a09ce7e8
 @app.command()
@@ -64,20 +64,25 @@ def corpus_check(
     patient: Patient = None,
     split: Split = None,
     column: Column = None,
+    label: Label = None,
     below: Below = None,
     partial: Partial = False,
     sample: Sample = 20,
+    everything: AllProblems = False,
+    problems: ProblemsFile = None,
     seed: SampleSeed = 42,
 ):
     """What a corpus holds, and every inconsistency with counts and examples; exit status 1 if \
 there is any."""
     from hsenet.corpora.check import check_corpus
+    from hsenet.corpora.problems import check_text, write_problems
 
-    settings = corpus_settings(table, patient, split, column, below)
+    settings = corpus_settings(table, patient, split, column, below, label)
     checked = check_corpus(
         root, layout, release, partial=partial, sample=sample, seed=seed, **settings
     )
-    typer.echo(checked)
+    typer.echo(check_text(checked, everything))
+    if problems: typer.echo(write_problems(checked, problems), err=True)
     if not checked.ok: raise typer.Exit(1)
 
 # %% ../../nbs/commands/02_corpus.ipynb #c8cb1f87

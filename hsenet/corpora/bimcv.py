@@ -7,6 +7,8 @@ __all__ = ['logger', 'BIMCV_TABLES', 'bimcv_table', 'files_by_name', 'likeliest'
 
 # %% ../../nbs/corpora/06_bimcv.ipynb #c91a3d60
 import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +19,10 @@ from hsenet.corpora.table import (
     CorpusError,
     cases_with_report,
     foreign_path,
+    whole_text,
 )
+from ..links import files_below
+from ..messages import printable
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +95,13 @@ def find_by_name(
 # %% ../../nbs/corpora/06_bimcv.ipynb #058eb9b9
 def bimcv_files(root: str | Path) -> list[str]:
     "CTs below a folder, relative to it, sorted."
-    return sorted(path.relative_to(root).as_posix() for path in Path(root).rglob("*.nii.gz"))
+    files, outside = files_below(root, inside=root)
+    if outside:
+        goal = printable(os.path.realpath(outside[0]))
+        message = "%s: %d links lead out of it and are left out, the first is %s → %s"
+        logger.warning(message, root, len(outside), printable(outside[0]), goal)
+    names = [path.relative_to(root).as_posix() for path in files if path.name.endswith(".nii.gz")]
+    return [name for name in names if name == whole_text(name)]  # others can't be in a table
 
 
 def _refuse_empty(root: Path, table: Path, cases: pd.DataFrame) -> None:
@@ -111,6 +122,7 @@ def read_bimcv(
     split: str | Path = "patient",  # `rows`: the first 80 %, as the community has it; or a file
     share: float = 0.8,
     seed: int = 42,
+    labels: Sequence[str] | None = None,  # columns of 0 and 1; None: all such
 ) -> pd.DataFrame:
     "One row per CT with a report, in `CASE_COLUMNS`. Raises `FileNotFoundError`, `CorpusError`."
     root = Path(root)
@@ -122,7 +134,7 @@ def read_bimcv(
     def place(names: pd.Series) -> pd.DataFrame:
         return find_by_name(names, bimcv_files(root), root, table)
 
-    cases = read_rows(table, place, columns, patient, split, share, seed)
+    cases = read_rows(table, place, columns, patient, split, share, seed, labels)
     absent = cases[cases.path.isna()]
     if len(absent) == len(cases): _refuse_empty(root, table, cases)
     if len(absent):

@@ -24,27 +24,23 @@ from nibabel.orientations import inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from .formats import not_nifti
 from .grid import IGNORED, misplacement, to_patient_grid
 from .volume import (CT, Given, VolumeError, check_extent, check_geometry, check_hu,
-                              patient_turn, positive_spacing, replace_padding, to_hu)
+                              check_memory, patient_turn, positive_spacing, replace_padding, to_hu)
 
 # %% ../../nbs/ct/01_nifti.ipynb #34038bfb
 _GZIP = b"\x1f\x8b"  # how gzip data begin
 
 
 def open_ct(path: str | Path) -> IO[bytes]:
-    "The decompressed content of a file (`.gz` or not). Raises `FileNotFoundError`, `VolumeError`."
+    "The content of a file, decompressed if it is gzip, by whatever name. Raises `FileNotFoundError`."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no CT file at {path}; expected a .nii or .nii.gz file")
     with open(path, "rb") as file:
         start = file.read(len(_GZIP))
-    if start == _GZIP: return igzip.open(path, "rb")
-    if path.suffix == ".gz":
-        size = path.stat().st_size
-        raise VolumeError(f"{path}: expected gzip data, found {size} bytes that aren't; "
-                          "download it again")
-    return open(path, "rb")
+    return igzip.open(path, "rb") if start == _GZIP else open(path, "rb")
 
 # %% ../../nbs/ct/01_nifti.ipynb #9be6cd44
 _PIECE = 1 << 22  # bytes asked for at once
@@ -96,12 +92,10 @@ def read_header(
     buffer = np.zeros(_HEADER, np.uint8)
     filled = read_into(file, buffer, path)
     start = buffer[:filled].tobytes()
-    if start[128:132] == b"DICM":
-        raise VolumeError(f"{path}: one slice of a DICOM series; give its folder")
     try:
         header = _parse_header(start)
     except _NO_NIFTI as e:
-        raise VolumeError(f"{path}: not a NIfTI file ({e})") from e
+        raise not_nifti(start, str(e), path) from e
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise VolumeError(f"{path}: expected integers or floats, found {dtype}")
@@ -203,12 +197,12 @@ def skip_to_voxels(
 def load_nifti(
     path: str | Path,
     volume: int | None = None,  # which of several, from 0
-    most: float = 8.0,  # GB unpacked, beyond which a file is refused
 ) -> tuple[nib.Nifti1Header, np.ndarray]:
     "The header, and the numbers `(x, y, z)` as stored. Raises `FileNotFoundError`, `VolumeError`."
     with open_ct(path) as file:
         header, start = read_header(file, path)
-        layout = voxel_layout(header, path, volume, most)
+        layout = voxel_layout(header, path, volume)
+        check_memory(layout.end - layout.offset, "its voxels", path)
         buffer = np.empty(layout.end - layout.offset, np.uint8)
         ahead = skip_to_voxels(file, layout, start, path)
         buffer[: len(ahead)] = ahead

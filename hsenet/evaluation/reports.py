@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ..cache.datasets import CLIPDataset, ReportDataset
-from ..cache.manifest import one_per_scan, read_manifest
+from ..cache.manifest import cache_about, one_per_scan, read_manifest
 from ..cache.text import REPORT_PROMPT
 from ..corpora.table import LABELS
 from .page import write_pages
 from .predictions import (
-    digest_of, in_chunks, load_model, once_and_again, plot_numbers, predictions_for,
+    AGAIN, digest_of, in_chunks, load_model, once_and_again, plot_numbers, predictions_for,
     released_only, run_key, save_figure, save_metrics, write_case_rows)
-from ..files import read_json, write_json
+from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.clinical import (
     Report, clinical_baselines, clinical_scores, finding_table, presence, stated_scores)
 from ..metrics.labelers import Labeler, PerReport, load_labeler
@@ -74,7 +74,8 @@ def nearest_reports(
     path = Path(output) / "nearest.json"
     cases = digest_of([{"id": record["case"], "record": record} for record in records])
     key = run_key(model_folder, data.cache, known=len(known), cases=cases)
-    found = read_json(path) if path.is_file() else {}
+    found = {}
+    if path.is_file(): found = check_fields(read_json(path), {"key": dict, "nearest": dict}, f"{path}", AGAIN)
     if found.get("key") != key:
         model, _ = load_model(HSENetVLM, model_folder)
         features = _mean_tokens(model, data, records)
@@ -84,7 +85,8 @@ def nearest_reports(
         found = {"key": key, "nearest": pairs}
         write_json(path, found)
     text = {record["case"]: record["findings"] for record in known}
-    return [text[found["nearest"][record["case"]]] for record in records]
+    with blamed(path, AGAIN):
+        return [text[found["nearest"][record["case"]]] for record in records]
 
 # %% ../../nbs/evaluation/03_reports.ipynb #e8873ac7
 PHANTOM_LABELER = PerReport(parse_report, LABELS)
@@ -198,7 +200,7 @@ def evaluate_mrg(
     split: str = "validation",
     batch_size: int = 64,
     max_new_tokens: int = 512,
-    labeler: Labeler | str | None = "phantom",  # or its name; None: no clinical scores
+    labeler: Labeler | str | None = "auto",  # or its name, `auto`: the cache's; None: no clinical scores
     prompt: str = REPORT_PROMPT,
     learned: dict[str, dict] | Sequence[str] = (),  # of `learned_names`; a dict has settings
     neighbours: int = 1000,  # training cases, of which the most similar lends its report; 0: none
@@ -206,6 +208,7 @@ def evaluate_mrg(
 ) -> dict:
     "Greedy reports of the held-out cases, and their scores; gives what `metrics.json` holds."
     output = Path(output)
+    if labeler == "auto": labeler = cache_about(cache).labeler
     data = ReportDataset(cache, split)
     once, others = once_and_again(data.records)
     known = one_per_scan(read_manifest(cache, "train"))

@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..config import PhantomConfig
+from ..corpora.layouts import PHANTOM, write_about
 from ..corpora.table import LABELS
 from ..files import FileError, read_json, whole_file, write_lines, write_text
 from .anatomy import PhantomError, named_rng
@@ -375,11 +376,10 @@ def _check_folder(mark: Path, settings: dict) -> bool:
     raise PhantomError(f"{other}; choose another folder, or delete this one")
 
 # %% ../../nbs/phantoms/10_corpus.ipynb #18052637
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    "Raises `PhantomError` for a value that isn't one of these."
-    *others, last = choices
+def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:
+    "Raises `PhantomError` for a value that isn't one of two."
     if value not in choices:
-        raise PhantomError(f"{name}: expected {', '.join(others)} or {last}, found {value!r}")
+        raise PhantomError(f"{name}: expected {' or '.join(choices)}, found {value!r}")
 
 
 def _volume_paths(scans: list[str], job: _Job) -> list[Path]:
@@ -407,6 +407,7 @@ def write_corpus(
     settings = _settings(config, seed, release)
     mark = root / "phantom.json"
     complete = _check_folder(mark, settings)
+    write_about(root, PHANTOM)
     job = _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = _volume_paths([*names["train"], *names["valid"]], job)

@@ -55,7 +55,7 @@ class PlainError(ValueError):
     "An error that a person can mend. Its message is one printable line."
     def __str__(self) -> str: return printable(super().__str__())
 
-# %% ../nbs/00_messages.ipynb #09613e13
+# %% ../nbs/00_messages.ipynb #a0ad701e
 def as_html(text: object) -> str:
     "Text as HTML that shows it."
     return html.escape(str(text))
@@ -63,7 +63,7 @@ def as_html(text: object) -> str:
 
 def as_markdown(text: object) -> str:
     "Text as Markdown that shows it, on one line: no markup, no HTML, no new cell of a table."
-    line = " ".join(str(text).split())
+    line = printable(" ".join(str(text).split()), most=10**6)
     return re.sub(r"[<>&]", lambda found: html.escape(found[0]), _escaped(line))
 
 

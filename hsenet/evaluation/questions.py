@@ -15,10 +15,10 @@ from ..cache.datasets import QuestionDataset
 from ..cache.text import fill_template
 from .page import write_pages
 from .predictions import (
-    EvaluationError, digest_of, load_model, once_and_again, option_probabilities,
+    AGAIN, EvaluationError, digest_of, load_model, once_and_again, option_probabilities,
     predictions_for, released_only, run_key, save_figure, save_metrics)
 from .reports import text_numbers
-from ..files import read_json, write_json
+from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.answers import ANATOMY, OFF_LIST
 from ..metrics.questions import QUESTIONS, base_rate_scores, baseline_answers
 from ..metrics.score import summaries
@@ -57,7 +57,8 @@ def yes_probabilities(
     "For each question the probability of Yes, of Yes and No."
     path = Path(output) / "probabilities.json"
     key = run_key(model_folder, data.cache, asked=digest_of(asked))
-    found = read_json(path) if path.is_file() else {}
+    found = {}
+    if path.is_file(): found = check_fields(read_json(path), {"key": dict, "p_yes": dict}, f"{path}", AGAIN)
     if found.get("key") != key:
         model, tokenizer = load_model(HSENetVLM, model_folder)
         options = QUESTIONS["presence"].options  # Yes. and No.
@@ -65,7 +66,8 @@ def yes_probabilities(
         yes = {question: row[0] for question, row in probabilities.items()}
         found = {"key": key, "p_yes": yes}
         write_json(path, found)
-    return [found["p_yes"][item["id"]] for item in asked]
+    with blamed(path, AGAIN):
+        return [float(found["p_yes"][item["id"]]) for item in asked]
 
 # %% ../../nbs/evaluation/04_questions.ipynb #411c0a6d
 def scorable_rows(

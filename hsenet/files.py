@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .links import files_below
 from .messages import PlainError, printable, shown
 
 # %% ../nbs/01_files.ipynb #9176265b
@@ -429,12 +430,13 @@ def checksum(
 
 # %% ../nbs/01_files.ipynb #ed91e39c
 def fingerprint(path: str | Path) -> list:
-    "`[path, bytes, time of change in ns]` of a file or of all below a folder; None for nothing."
+    """`[path, bytes, time of change in ns]` of a file or of all below a folder, links followed;
+    None for nothing."""
     path = Path(path)
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     try:
+        files = [p for p in files_below(path)[0] if p.is_file()] if path.is_dir() else [path]
         stats = [os.stat(p) for p in files]
-    except OSError:
+    except (OSError, ValueError):  # a name that can't be one, too
         stats = []
     if not stats: return [str(path), None, None]
     return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]

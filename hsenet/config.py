@@ -278,7 +278,22 @@ def override_all(config: Config, settings: dict) -> Config:
     for name, value in settings.items():
         if not isinstance(name, str): raise ConfigError(_unknown(shown(name), Config))
         _set(config, name.split("."), value, name)
+    _check_sizes(config)
     return config
+
+
+def _check_sizes(config: Config) -> None:
+    "Raise `ConfigError` for sizes that no transformer can have together."
+    for group in ("encoder", "text", "language"):
+        sizes = getattr(config, group)
+        if sizes.hidden_size % sizes.num_heads == 0: continue
+        raise ConfigError(
+            f"settings {group}.hidden_size and {group}.num_heads: expected a width that the heads "
+            f"can share, found {sizes.hidden_size} and {sizes.num_heads}")
+    if all(s % p == 0 for s, p in zip(config.volume.size, config.encoder.patch_size)): return
+    raise ConfigError(
+        "settings volume.size and encoder.patch_size: expected whole patches along each axis, "
+        f"found {config.volume.size} and {config.encoder.patch_size}")
 
 # %% ../nbs/00_config.ipynb #b4bce693
 def _paper() -> Config:

@@ -110,8 +110,11 @@ class Bundle:
         "Folder of a part of the bundle. Raises `BundleError` if it has none."
         folder = self.folder / name
         if (folder / "config.json").is_file(): return folder
+        options = {folder: part for part, folder in FOLDERS.items()}
+        option = options.get(name, name)
         raise BundleError(
-            f"the bundle {self.folder} has no {name}/; make it with save_bundle({name}=…)"
+            f"the bundle {self.folder} has no {name}/; make it anew with it "
+            f"(save_bundle(…, {option}=…), hsenet bundle --{option.replace('_', '-')} …)"
         )
 
 # %% ../nbs/03_inference.ipynb #2fd4de2e

@@ -24,7 +24,7 @@ from .predictions import (
 from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.clinical import (
     Report, clinical_baselines, clinical_scores, finding_table, presence, stated_scores)
-from ..metrics.labelers import Labeler, PerReport, load_labeler
+from ..metrics.labelers import Labeler, PerReport, load_labeler, unreadable
 from ..metrics.score import summaries
 from ..metrics.text import baseline_texts, text_scores
 from ..models.vlm import HSENetVLM
@@ -227,10 +227,11 @@ def evaluate_mrg(
     # label, then score the findings
     numbers, not_computed = {}, {}
     details = {"labeler": _labeler_name(labeler)}
-    if labeler is None:
-        not_computed["clinical scores"] = "no labeler was given"
+    if isinstance(labeler, str): labeler = named_labeler(labeler)
+    reason = unreadable(labeler, texts["references"])
+    if reason:
+        not_computed["clinical scores"] = reason
     else:
-        if isinstance(labeler, str): labeler = named_labeler(labeler)
         numbers, details["per_finding"] = _findings(labeler, output, once, texts, patients)
     # score the words
     words, reasons = text_numbers(**texts, patients=patients, learned=learned)

@@ -27,7 +27,7 @@ Difficulty = Annotated[str, OneOf(("bold", "subtle"))]
 @dataclass
 class PhantomConfig(Settings):
     "The synthetic corpus."
-    difficulty: Difficulty = "subtle"  # `bold`: few and large findings; `subtle`: all, at real sizes
+    difficulty: Difficulty = "subtle"  # `bold`: few and large; `subtle`: all, at real sizes
     n_train: Count = 3000  # scans for training (and tuning)
     n_valid: Count = 200  # held-out scans
     shape: tuple[Voxels, Voxels, Voxels] = (64, 160, 160)  # voxels (z, x, y)
@@ -72,7 +72,7 @@ class EncoderConfig(Settings):
     num_heads: Layers = 12
     mlp_dim: Width = 3072
     dropout: Dropout = 0.0
-    input_mean: InputMean = 0.33  # of the volume in 0–1, taken off before the patches; released: 0
+    input_mean: InputMean = 0.33  # of the volume in 0–1, taken off; released: 0
     input_std: InputStd = 0.38  # of the volume, divided by; released: 1
 
 # %% ../nbs/00_config.ipynb #2d609bcd

@@ -447,7 +447,8 @@ def plot_confusion(
         for i, j in zip(*np.nonzero(counts)):
             colour = "white" if share[i, j] > 0.55 else "black"
             ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=colour)
-        ax.set_xticks(range(len(columns)), list(map(as_label, columns)), rotation=40, ha="right", fontsize=8)
+        across = list(map(as_label, columns))
+        ax.set_xticks(range(len(columns)), across, rotation=40, ha="right", fontsize=8)
         ax.set_yticks(range(len(rows)), list(map(as_label, rows)), fontsize=8)
         ax.set(xlabel="predicted", ylabel="true", title=as_label(title))
         ax.spines[["top", "right"]].set_visible(True)

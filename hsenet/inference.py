@@ -141,7 +141,8 @@ class HSENet(Bundle):
         "A fine-tuned model and its tokenizer."
         folder = self.part(name)
         vlm = HSENetVLM.from_pretrained(folder).eval().to(self.device)
-        return vlm, load_tokenizer(str(folder), "causal")
+        tokenizer = load_tokenizer(str(folder), "causal")
+        return vlm.use_tokenizer(tokenizer), tokenizer
 
 # %% ../nbs/03_inference.ipynb #715731d3
 def corpus_header(path: str | Path) -> dict[str, Any]:

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
-           'Split', 'Column', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample',
-           'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache', 'ShardsBase', 'Megabytes', 'Stage1',
-           'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control', 'Trained', 'Learned', 'Labeler',
-           'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile',
-           'Model', 'Slope', 'Intercept', 'Spacing', 'Series', 'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames',
-           'Force', 'Part', 'SliceEncoder', 'chosen_config', 'corpus_settings']
+           'Split', 'Column', 'Label', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample',
+           'AllProblems', 'ProblemsFile', 'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache',
+           'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control',
+           'Trained', 'Learned', 'Labeler', 'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations',
+           'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series',
+           'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config',
+           'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -116,6 +117,13 @@ Column = Annotated[
         "repeated."
     ),
 ]
+Label = Annotated[
+    Optional[list[str]],
+    Option(
+        help="A column of the table that is a label, 0 or 1; may be repeated. Else all columns "
+        "that hold nothing but 0 and 1."
+    ),
+]
 Below = Annotated[
     Optional[Path],
     Option(
@@ -135,6 +143,7 @@ def corpus_settings(
     split: str | None,
     column: list[str] | None,  # each `use=name`
     below: Path | None,
+    label: list[str] | None = None,  # columns
 ) -> dict:
     "What was said of a corpus, as settings of `read_corpus`. Raises `ValueError`."
     columns = {}
@@ -150,6 +159,7 @@ def corpus_settings(
         "split": split,
         "columns": columns or None,
         "below": below,
+        "labels": label or None,
     }
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -171,6 +181,11 @@ Partial = Annotated[
     ),
 ]
 Sample = Annotated[int, Option(help="Volumes that are read to the end.")]
+AllProblems = Annotated[bool, Option("--all", help="Every inconsistency, not three of each kind.")]
+ProblemsFile = Annotated[
+    Optional[Path],
+    Option("--csv", help="Every inconsistency as a row of this file: kind, where, example."),
+]
 SampleSeed = Annotated[int, Option("--seed", help="Seed of which volumes are read.")]
 Archives = Annotated[list[Path], Argument(help="Archives (.zip).")]
 UnpackedFolder = Annotated[
@@ -215,7 +230,10 @@ Learned = Annotated[
 ]
 Labeler = Annotated[
     str,
-    Option(help="phantom, rules (CT-RATE's English), or a RadBERT: folder or hub name."),
+    Option(
+        help="auto: what the corpus says, rules for a real one; rules (CT-RATE's English), "
+        "phantom, or a RadBERT: folder or hub name."
+    ),
 ]
 QuestionTask = Annotated[str, Option(help="location, presence, size or abnormality.")]
 
@@ -241,14 +259,18 @@ CTFile = Annotated[
     Path,
     Argument(
         help="CT as NIfTI (.nii, .nii.gz), in Hounsfield units or with slope and intercept; "
-        "or the folder of a DICOM series."
+        "or of a DICOM series the folder, a .zip, or one of its files."
     ),
 ]
+DicomSource = Annotated[
+    Path,
+    Argument(help="Folder of DICOM files, of any depth; a .zip of one; or a file in it."),
+]
 Model = Annotated[Path, Option("--model", "-m", help="Bundle, such as outputs/quickstart/model.")]
-Slope = Annotated[Optional[float], Option(help="Rescale slope, where the header has none.")]
+Slope = Annotated[Optional[float], Option(help="Rescale slope; counts instead of the header's.")]
 Intercept = Annotated[
     Optional[float],
-    Option(help="Rescale intercept, where the header has none."),
+    Option(help="Rescale intercept; counts instead of the header's."),
 ]
 Spacing = Annotated[
     Optional[tuple[float, float, float]],
@@ -257,8 +279,8 @@ Spacing = Annotated[
 Series = Annotated[
     Optional[str],
     Option(
-        help="Which series of a DICOM folder with several: its UID, or its short name, which "
-        "an error lists."
+        help="Which series of a DICOM folder with several: its UID, its short name (hsenet "
+        "corpus series lists them), or auto: the thinnest axial one of a soft kernel."
     ),
 ]
 

@@ -366,8 +366,8 @@ def test_damaged_files_end_well():
     for kind in fuzz.KINDS:
         work = TEMPORARY / kind
         work.mkdir()
-        fuzz.warm(kind, work, fuzz.ours())
-        rows = [fuzz.one(kind, number, work, fuzz.ours()) for number in range(500_000, 500_025)]
+        fuzz.warm(kind, work)
+        rows = [fuzz.one(kind, number, work) for number in range(500_000, 500_025)]
         assert not [r for r in rows if r["end"].startswith("FAILED")], (kind, rows)
         ends += [r["end"] for r in rows]
     results = ends.count("result") / len(ends)
@@ -380,12 +380,12 @@ def test_fuzz_sees_a_failure():
 
     def wrong(work, rng): raise KeyError("x")
     fuzz.KINDS["wrong"] = wrong
-    end = fuzz.one("wrong", 0, TEMPORARY, fuzz.ours())["end"]
+    end = fuzz.one("wrong", 0, TEMPORARY)["end"]
     assert end.startswith("FAILED KeyError"), end
     late = (
         "import sys; sys.path.insert(0, 'tools'); import fuzz, time; fuzz.SECONDS = 1; "
         "fuzz.KINDS['late'] = lambda work, rng: time.sleep(60); "
-        "fuzz.one('late', 0, fuzz.ROOT, fuzz.ours())")
+        "fuzz.one('late', 0, fuzz.ROOT)")
     status = subprocess.run([sys.executable, "-c", late], cwd=ROOT).returncode
     assert status == -14, f"a minute passed for 1 s: status {status}"
 

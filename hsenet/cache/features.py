@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['logger', 'resize_slices', 'load_labelled_slices', 'label_logits', 'label_aurocs', 'train_slice_encoder',
-           'prepare_slice_encoder', 'weights_hash', 'claim_features', 'encode_batch', 'encode_missing',
-           'add_slice_features']
+           'prepare_slice_encoder', 'check_slice_encoder', 'weights_hash', 'claim_features', 'encode_batch',
+           'encode_missing', 'add_slice_features']
 
 # %% ../../nbs/cache/02_features.ipynb #d2c135cf
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from .manifest import PreprocessError, disk_errors, hold_cache, read_records
+from .manifest import (
+    PreprocessError, disk_errors, hold_cache, label_array, label_names, read_records)
 from .slices import (
     SliceEncoder, encode_stacks, fit_slice_encoder, load_slice_encoder)
 from ..config import Config, SliceConfig
-from ..corpora.table import LABELS
 from ..ct.resample import jpeg_round_trip
 from ..files import read_text, write_array, write_json, write_lines, write_text
 
@@ -43,17 +44,18 @@ def load_labelled_slices(
     split: str,
     size: int,  # pixels a side
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slices `(cases, n, size, size)` uint8 and labels `(cases, 18)` of the cases of one split
+    """Slices `(cases, n, size, size)` uint8 and labels `(cases, labels)` of the cases of one split
     that have labels."""
     cache = Path(cache)
-    images, labels = [], []
-    for record in read_records(cache):
-        if record["split"] == split and record["labels"] is not None:
-            images.append(resize_slices(np.load(cache / record["slices"]), size))
-            labels.append(record["labels"])
-    if not images:
-        return np.zeros((0, 1, size, size), np.uint8), np.zeros((0, 0), int)
-    return np.stack(images), np.array(labels)
+    records = read_records(cache)
+    names = label_names(records)
+    labelled = []
+    for record in records:
+        if record["split"] == split and record["labels"] is not None: labelled.append(record)
+    if not labelled:
+        return np.zeros((0, 1, size, size), np.uint8), np.zeros((0, len(names)), int)
+    images = [resize_slices(np.load(cache / record["slices"]), size) for record in labelled]
+    return np.stack(images), label_array(labelled, names)
 
 # %% ../../nbs/cache/02_features.ipynb #b08e4afb
 @torch.inference_mode()
@@ -73,12 +75,13 @@ def label_logits(
 def label_aurocs(
     logits: np.ndarray,  # (cases, labels)
     labels: np.ndarray,  # (cases, labels), 0 or 1
+    names: Sequence[str],  # of the labels
 ) -> dict[str, float]:
     "AUROC by label, to four digits, of the labels that some cases have and others don't."
     # here, not above: importing it takes a second, and workers don't need it
     from sklearn.metrics import roc_auc_score
     aurocs = {}
-    for name, scores, label in zip(LABELS, logits.T, labels.T):
+    for name, scores, label in zip(names, logits.T, labels.T):
         positive = label == 1
         if positive.any() and not positive.all():
             aurocs[name] = round(float(roc_auc_score(positive, scores)), 4)
@@ -103,7 +106,10 @@ def train_slice_encoder(
             "the small 2D encoder can't be trained")
     encoder, head = fit_slice_encoder(images, labels, config, seed=seed, progress=progress)
     images, labels = load_labelled_slices(cache, "tune", config.image_size)
-    aurocs = label_aurocs(label_logits(encoder, head, images), labels) if len(images) else {}
+    aurocs = {}
+    if len(images):
+        names = label_names(read_records(cache))
+        aurocs = label_aurocs(label_logits(encoder, head, images), labels, names)
     folder = encoder.save(Path(cache) / "slice_encoder")
     write_json(folder / "tune_auroc.json", aurocs)
     if aurocs:
@@ -126,6 +132,23 @@ def prepare_slice_encoder(
     if (folder / "tune_auroc.json").is_file():
         return load_slice_encoder(folder)
     return train_slice_encoder(cache, config.slices, config.seed, progress)
+
+# %% ../../nbs/cache/02_features.ipynb #ef53b32c
+def check_slice_encoder(
+    cache: str | Path,
+    config: SliceConfig,
+    labelled: bool,  # has any training case labels?
+) -> None:
+    "Raises `PreprocessError`, or the error of loading it, where there won't be a 2D encoder."
+    if config.encoder != "small":
+        load_slice_encoder(config.encoder)
+        return
+    trained = (Path(cache) / "slice_encoder" / "tune_auroc.json").is_file()
+    if not labelled and not trained:
+        raise PreprocessError(
+            "no training case has labels, on which the 2D encoder `small` is trained; give the "
+            "table columns of 0 and 1 (--label names them), or set slices.encoder to an encoder: "
+            "a folder, or an open_clip name such as hf-hub:… (--set slices.encoder=…)")
 
 # %% ../../nbs/cache/02_features.ipynb #afb156db
 def weights_hash(encoder: SliceEncoder) -> str:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FEATURE_SETTINGS', 'REMEDIES', 'FOLDERS', 'KINDS', 'CASE_NAME', 'CHECKSUM', 'LONGEST_NAME', 'PATHS', 'RECORD_FIELDS',
-           'logger', 'SECOND', 'QUESTION_FIELDS', 'PreprocessError', 'DatasetError', 'cache_settings', 'array_settings',
-           'flat_settings', 'disk_errors', 'make_folders', 'hold_cache', 'check_fields', 'check_record', 'read_records',
-           'settle_settings', 'open_cache', 'read_manifest', 'one_per_scan', 'write_stamped', 'array_checksum',
-           'cache_checksum', 'write_questions', 'read_questions']
+           'logger', 'NO_CASE', 'SECOND', 'QUESTION_FIELDS', 'PreprocessError', 'DatasetError', 'cache_settings',
+           'array_settings', 'flat_settings', 'disk_errors', 'make_folders', 'hold_cache', 'check_fields',
+           'check_record', 'label_names', 'label_array', 'cache_about', 'read_records', 'settle_settings', 'open_cache',
+           'read_manifest', 'one_per_scan', 'write_stamped', 'array_checksum', 'cache_checksum', 'write_questions',
+           'read_questions']
 
 # %% ../../nbs/cache/01_manifest.ipynb #7a29a296
 import errno
@@ -23,6 +24,8 @@ import numpy as np
 import pandas as pd
 
 from ..config import Config
+from ..corpora.layouts import ABOUT, About, read_about
+from ..corpora.table import CorpusError
 from ..files import (
     FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
     write_json, write_lines, write_yaml)
@@ -161,7 +164,7 @@ RECORD_FIELDS = {
     "patient": str,
     "findings": str,
     "impressions": str,
-    "labels": list,
+    "labels": dict,
     "variants": list,
     "checksums": dict,
 }
@@ -184,6 +187,11 @@ def check_record(
             raise DatasetError(
                 f"{path}: {field} of case {case!r} is {str(value)[:100]!r}; "
                 f"expected a path below {path.parent}")
+    for name, value in (record.get("labels") or {}).items():
+        if value not in (0, 1):
+            raise DatasetError(
+                f"{path}: label {name[:100]!r} of case {case!r} is {str(value)[:100]!r}, "
+                "expected 0 or 1; run preprocessing again")
     for part, digest in (record.get("checksums") or {}).items():
         if not isinstance(digest, str) or not CHECKSUM.fullmatch(digest):
             raise DatasetError(
@@ -195,6 +203,42 @@ def _is_below(value: object) -> bool:
     "Does a relative path stay below the folder it is relative to?"
     if not isinstance(value, str) or "\0" in value: return False
     return not Path(value).is_absolute() and ".." not in Path(value).parts
+
+# %% ../../nbs/cache/01_manifest.ipynb #8cc9fc2b
+def label_names(records: Sequence[dict]) -> list[str]:
+    "Names of the labels, in the order of the first case that has some; empty where none has."
+    for record in records:
+        if record.get("labels") is not None: return list(record["labels"])
+    return []
+
+
+def label_array(
+    records: Sequence[dict],  # N, with labels
+    names: Sequence[str],  # L
+) -> np.ndarray:
+    "(N, L) labels, 0 or 1. Raises `DatasetError` where a case lacks one."
+    rows = []
+    for record in records:
+        lacking = [name for name in names if name not in record["labels"]]
+        if lacking:
+            raise DatasetError(
+                f"case {record['case']}: no label {lacking[0]!r}, which other cases have; "
+                "run preprocessing again")
+        rows.append([record["labels"][name] for name in names])
+    return np.array(rows, dtype=int).reshape(len(rows), len(names))
+
+# %% ../../nbs/cache/01_manifest.ipynb #35398772
+def cache_about(cache: str | Path) -> About:
+    "What fits the reports of a cache. Raises `DatasetError`."
+    try:
+        about = read_about(cache)
+    except CorpusError as e:
+        raise DatasetError(f"{e}; run preprocessing again") from e
+    if about is None:
+        raise DatasetError(
+            f"no {Path(cache) / ABOUT}, which says what labeler and prompts fit the reports; an "
+            "earlier version made this cache: run preprocessing again")
+    return about
 
 # %% ../../nbs/cache/01_manifest.ipynb #3b5e4201
 def read_records(cache: str | Path) -> list[dict]:
@@ -263,6 +307,15 @@ def open_cache(cache: str | Path, config: Config) -> Path:
     return cache
 
 # %% ../../nbs/cache/01_manifest.ipynb #83a2dc5c
+NO_CASE = {  # what to do where a split is empty
+    "train": "mark some patients as train in the corpus' column `split`, and run preprocessing again",
+    "tune": "training chooses its checkpoint on some patients of its own: `hsenet preprocess` "
+    "sets them aside (see failures.csv, if they couldn't be read), `corpora.splits.tuning_split` does",
+    "validation": "mark some patients as validation in the corpus' column `split`, and run "
+    "preprocessing again",
+}
+
+
 def read_manifest(
     cache: str | Path,
     split: str,  # train, tune or validation
@@ -273,8 +326,9 @@ def read_manifest(
     subset = [record for record in records if record["split"] == split]
     if not subset:
         splits = sorted({str(record["split"]) for record in records})
+        remedy = f"; {NO_CASE[split]}" if split in NO_CASE else ""
         raise DatasetError(
-            f"{path}: no case of split {split!r}; there are {', '.join(splits) or 'none'}")
+            f"{path}: no case of split {split!r}; there are {', '.join(splits) or 'none'}{remedy}")
     bare = [record["case"] for record in subset if not record.get("slice_features")]
     if bare:
         raise DatasetError(

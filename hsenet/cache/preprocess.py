@@ -22,13 +22,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .features import add_slice_features, prepare_slice_encoder
+from .features import add_slice_features, check_slice_encoder, prepare_slice_encoder
 from hsenet.cache.manifest import (
     CASE_NAME, LONGEST_NAME, PreprocessError, disk_errors, hold_cache, open_cache,
     write_questions)
 from .workers import run_on_cluster, run_on_machine
 from ..config import Config, SliceConfig, VolumeConfig
-from ..corpora.layouts import read_corpus, read_corpus_questions
+from ..corpora.layouts import About, read_about, read_corpus, read_corpus_questions, write_about
 from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
@@ -93,6 +93,23 @@ def check_cases(cases: pd.DataFrame) -> None:
     repeats = cases.case[cases.case.duplicated()]
     if len(repeats):
         raise PreprocessError(f"cases: {repeats.iloc[0]!r} stands in more than one row; keep one")
+    _check_labels(cases)
+
+
+def _check_labels(cases: pd.DataFrame) -> None:
+    "Raise `PreprocessError` unless all labels have the same names."
+    labelled = cases[cases.labels.notna()]
+    odd = [not isinstance(labels, dict) for labels in labelled.labels]
+    if any(odd):
+        found = type(labelled.labels[odd].iloc[0]).__name__
+        raise PreprocessError(f"cases: expected labels as name → 0 or 1, found a {found}")
+    names = [set(labels) for labels in labelled.labels]
+    other = [i for i, found in enumerate(names) if found != names[0]]
+    if other:
+        case, first = labelled.case.iloc[other[0]], labelled.case.iloc[0]
+        differ = ", ".join(sorted(names[other[0]] ^ names[0]))
+        raise PreprocessError(
+            f"cases: {case!r} and {first!r} have different labels ({differ}); give all the same")
 
 # %% ../../nbs/cache/04_preprocess.ipynb #bd86c66b
 def case_rows(cases: pd.DataFrame) -> list[dict]:
@@ -278,6 +295,7 @@ def preprocess(
     progress: bool = True,
     raise_failures: bool = True,  # False: failures are only listed
     scheduler: str | None = None,  # of a Dask cluster, its address or file; None: this machine
+    about: About | None = None,  # what fits the reports; None: as the cache says, or a real corpus
 ) -> Summary:
     """Volumes and slices of all cases that aren't in the cache yet, then the manifest of all.
     Raises `FileError`, `PreprocessError`."""
@@ -289,6 +307,7 @@ def preprocess(
     else:
         run = partial(run_on_machine, workers=workers)
     with disk_errors(cache), hold_cache(open_cache(cache, config)):
+        if about or read_about(cache) is None: write_about(cache, about or About())
         summary = bring_up_to_date(cache, cases, config, run, progress)
     summary.seconds = time.perf_counter() - start
     if summary.failures and raise_failures:
@@ -322,8 +341,11 @@ def preprocess_corpus(
     asked, templates = read_corpus_questions(root, questions)
     if (cases.split == "train").any():
         cases = tuning_split(cases, tune_share, config.seed)
+    labelled = cases.labels[cases.split == "train"].notna().any()
+    check_slice_encoder(cache, config.slices, labelled)
     summary = preprocess(
-        cases, config, cache, workers, progress, raise_failures=False, scheduler=scheduler)
+        cases, config, cache, workers, progress, raise_failures=False, scheduler=scheduler,
+        about=read_about(root) or About())
     write_questions(cache, asked, templates)
     encoder = prepare_slice_encoder(cache, config, progress)
     add_slice_features(cache, encoder, jpeg_quality=config.slices.jpeg_quality, progress=progress)

@@ -140,6 +140,7 @@ BESIDE = (  # small, copied as they are
     "templates.json",
     "preprocess.yaml",
     "failures.csv",
+    "corpus.json",
     "slice_encoder",
 )
 

@@ -10,8 +10,8 @@ import typer
 
 from .app import app
 from .corpus import corpus as corpus_group
-from ..options import Below, Cache, Column, Corpus, Layout, Megabytes, NewCache, Patient
-from ..options import Preset, Questions, Release, Scheduler, Seed, Set, ShardedCache
+from ..options import Below, Cache, Column, Corpus, Label, Layout, Megabytes, NewCache
+from ..options import Patient, Preset, Questions, Release, Scheduler, Seed, Set, ShardedCache
 from ..options import ShardsBase, Split, Table, Workers, chosen_config, corpus_settings
 
 # %% ../../nbs/commands/03_cache.ipynb #fa01a397
@@ -28,6 +28,7 @@ def preprocess(
     patient: Patient = None,
     split: Split = None,
     column: Column = None,
+    label: Label = None,
     below: Below = None,
     questions: Questions = None,
     workers: Workers = None,
@@ -46,7 +47,7 @@ is done already is kept."""
         questions,
         workers=workers,
         scheduler=scheduler,
-        **corpus_settings(table, patient, split, column, below),
+        **corpus_settings(table, patient, split, column, below, label),
     )
     typer.echo(folder)
 

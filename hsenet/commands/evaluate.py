@@ -71,7 +71,7 @@ def evaluate_mrg(
     cache: Cache,
     output: Output,
     split: str = "validation",
-    labeler: Labeler = "phantom",
+    labeler: Labeler = "auto",
     learned: Learned = None,
 ):
     "Generated reports: text and clinical metrics."

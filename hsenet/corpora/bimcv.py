@@ -7,6 +7,7 @@ __all__ = ['logger', 'BIMCV_TABLES', 'bimcv_table', 'files_by_name', 'likeliest'
 
 # %% ../../nbs/corpora/06_bimcv.ipynb #c91a3d60
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -111,6 +112,7 @@ def read_bimcv(
     split: str | Path = "patient",  # `rows`: the first 80 %, as the community has it; or a file
     share: float = 0.8,
     seed: int = 42,
+    labels: Sequence[str] | None = None,  # columns of 0 and 1; None: all such
 ) -> pd.DataFrame:
     "One row per CT with a report, in `CASE_COLUMNS`. Raises `FileNotFoundError`, `CorpusError`."
     root = Path(root)
@@ -122,7 +124,7 @@ def read_bimcv(
     def place(names: pd.Series) -> pd.DataFrame:
         return find_by_name(names, bimcv_files(root), root, table)
 
-    cases = read_rows(table, place, columns, patient, split, share, seed)
+    cases = read_rows(table, place, columns, patient, split, share, seed, labels)
     absent = cases[cases.path.isna()]
     if len(absent) == len(cases): _refuse_empty(root, table, cases)
     if len(absent):

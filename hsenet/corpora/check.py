@@ -6,6 +6,7 @@
 __all__ = ['check_corpus']
 
 # %% ../../nbs/corpora/12_check.ipynb #b20436c9
+from collections.abc import Sequence
 from pathlib import Path
 
 from .bimcv import bimcv_table
@@ -37,6 +38,7 @@ def check_corpus(
     patient: str | None = None,  # pattern that finds the patient in a path
     split: str | Path = "patient",  # see `assign_split`
     below: str | Path | None = None,  # the folder of a manifest's files
+    labels: Sequence[str] | None = None,  # columns of the table; None: those of 0 and 1
     partial: bool = False,  # a part: rows without a volume are no inconsistency
     sample: int = 20,  # volumes that are read
     seed: int = 42,
@@ -57,7 +59,7 @@ def check_corpus(
         where = _table_of(root, layout, table)
         by_name = layout == "bimcv"
         if by_name: patient = patient or BIMCV_PATIENT
-        cases = check_table(check, root, where, by_name, columns, patient, split, partial)
+        cases = check_table(check, root, where, by_name, columns, patient, split, partial, labels)
     note_splits(check, cases, where)
     read_sample(check, cases, sample, seed)
     return check

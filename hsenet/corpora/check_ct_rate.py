@@ -9,7 +9,7 @@ __all__ = ['check_volumes', 'SplitCheck', 'rows_of_table', 'check_metadata', 'ch
 # %% ../../nbs/corpora/10_check_ct_rate.ipynb #4b4bef4a
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,9 +177,15 @@ def check_reports(part: SplitCheck) -> int:
     return len(written)
 
 # %% ../../nbs/corpora/10_check_ct_rate.ipynb #b25ae78f
-def note_labels(check: Check, path: Path, table: pd.DataFrame, names: pd.Series) -> None:
+def note_labels(
+    check: Check,
+    path: Path,
+    table: pd.DataFrame,
+    names: pd.Series,  # of its rows
+    labels: Sequence[str],  # columns; those that aren't there are no labels
+) -> None:
     "Note the labels of a table that are neither 0 nor 1, each by the name of its row."
-    labels = [label for label in LABELS if label in table.columns]
+    labels = [label for label in labels if label in table.columns]
     wrong = label_numbers(table, labels).isna()
     examples = []
     for label in labels:
@@ -197,7 +203,7 @@ def check_labels(part: SplitCheck) -> int:
     if table is None: return 0
     part.note_without_row("labels", path, table)
     part.note_without_volume("labels without volume", path, table.case)
-    note_labels(part.check, path, table, table.case)
+    note_labels(part.check, path, table, table.case, LABELS)
     return part.count(table.case)
 
 

@@ -7,6 +7,7 @@ __all__ = ['files_left', 'patients_of_files', 'rows_of_files', 'check_table', 'c
 
 # %% ../../nbs/corpora/11_check_files.ipynb #6bc78d30
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 
 from .bimcv import bimcv_files, files_by_name, likeliest
 from .check_ct_rate import note_anatomies, note_labels
-from .folder import find_columns, scans_of_rows, series_of_rows
+from .folder import find_columns, label_columns, scans_of_rows, series_of_rows
 from .problems import CHECKED_COLUMNS, Check
 from .released import ARRAYS, read_released
 from .splits import assign_split
@@ -159,13 +160,21 @@ def _split_as_read(
     return cases.assign(split="") if with_split is None else with_split
 
 
-def _check_labels(check: Check, path: Path, rows: pd.DataFrame, names: pd.Series) -> None:
-    "Labels, where a table has some of CT-RATE's."
-    there = [label for label in LABELS if label in rows.columns]
-    if not there: return
-    check.found["labels"] = f"{len(there)} of {len(LABELS)} columns"
-    check.note("missing column", path, [label for label in LABELS if label not in there])
-    note_labels(check, path, rows, names)
+def _check_labels(
+    check: Check,
+    path: Path,  # of the table
+    rows: pd.DataFrame,
+    column_of: dict[str, str],
+    names: pd.Series,  # of the rows
+    given: Sequence[str] | None,  # columns; None: those of 0 and 1
+) -> None:
+    "Which columns are labels, and what in them is none."
+    kind = "missing column"
+    labels = check.attempt(kind, path, label_columns, rows, column_of, path, given)
+    if labels is None: return
+    shown = "CT-RATE's 18" if labels == LABELS else ", ".join(labels)
+    check.found["labels"] = shown or "none; the 2D encoder `small` can't be trained"
+    if labels: note_labels(check, path, rows[rows[labels].notna().any(axis=1)], names, labels)
 
 # %% ../../nbs/corpora/11_check_files.ipynb #0c33a804
 def check_table(
@@ -177,6 +186,7 @@ def check_table(
     patient: str | None = None,  # pattern
     split: str | Path = "patient",
     partial: bool = False,
+    labels: Sequence[str] | None = None,  # columns; None: those of 0 and 1
 ) -> pd.DataFrame:
     "BIMCV-R or a folder: the volumes that are there, in `CHECKED_COLUMNS`, and their series."
     rows, column_of = rows_of_files(check, path, columns)
@@ -190,7 +200,7 @@ def check_table(
     cases["scan"] = scans_of_rows(rows, column_of, cases)
     if "series" in column_of: cases["series"] = series_of_rows(rows, column_of)
     cases = _split_as_read(check, path, cases, rows, column_of, split)
-    _check_labels(check, path, rows, cases.case)
+    _check_labels(check, path, rows, column_of, cases.case, labels)
     return cases[cases.there]
 
 # %% ../../nbs/corpora/11_check_files.ipynb #ecaa9cae

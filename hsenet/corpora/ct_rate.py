@@ -222,11 +222,12 @@ def read_region_reports(path: Path) -> pd.DataFrame:
 
 # %% ../../nbs/corpora/01_ct_rate.ipynb #d24a3df2
 def read_labels(path: Path) -> pd.Series:
-    """The 18 labels by case, a list of 0 and 1 in the order of `LABELS`.
+    """The 18 labels by case: name → 0 or 1, in the order of `LABELS`.
     Raises `FileNotFoundError`, `CorpusError`."""
     table = read_volume_table(path, LABELS)
     numbers = checked_labels(table, LABELS, path)
-    return pd.Series(numbers.values.tolist(), index=table.case, dtype=object)
+    rows = [dict(zip(LABELS, row)) for row in numbers.values.tolist()]
+    return pd.Series(rows, index=table.case, dtype=object)
 
 
 def read_no_chest(path: Path) -> set[str]:
@@ -309,7 +310,7 @@ def read_ct_rate(
     release: str = "auto",  # `first`, `fixed`, `preprocessed`, or whichever is there
 ) -> pd.DataFrame:
     """One row per volume, in `CASE_COLUMNS`: split `train` or `validation`, spacing (z, x, y), mm,
-    labels 18 × 0 or 1, variants a list of str. Missing values are None.
+    labels by name, 0 or 1, variants a list of str. Missing values are None.
     Raises `FileNotFoundError`, `CorpusError`."""
     base = dataset_folder(root)
     folders = volume_folders(root, release)

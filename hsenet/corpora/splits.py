@@ -108,13 +108,16 @@ def tuning_split(
     share: float = 0.05,  # of the training patients, at least one if above 0
     seed: int = 42,
 ) -> pd.DataFrame:
-    "A copy of `cases` in which some training patients have the split `tune`. Raises `CorpusError`."
+    """A copy of `cases` in which some training patients have the split `tune`; as they are, if the
+    corpus has such. Raises `CorpusError`."""
+    if (cases.split == "tune").any(): return cases.copy()
     train = cases.split == "train"
     patients = np.array(sorted(cases.patient[train].unique()))
     count = int(np.ceil(share * len(patients)))
     if share > 0 and count >= len(patients):
         whose = f"{share:.0%} of {len(patients)} training patients"
-        raise CorpusError(f"tuning_split: {whose} would leave none to train on")
+        advice = "give more patients, or mark some as tune in a column `split`"
+        raise CorpusError(f"tuning_split: {whose} would leave none to train on; {advice}")
     chosen = np.random.default_rng(seed).permutation(patients)[:count]
     cases = cases.copy()
     cases.loc[train & cases.patient.isin(chosen), "split"] = "tune"

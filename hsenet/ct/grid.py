@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.orientations import inv_ornt_aff
 from scipy.ndimage import affine_transform
 
-from .volume import AIR, CT, VolumeError, axis_directions, patient_turn
+from .volume import AIR, CT, axis_directions, check_memory, patient_turn
 
 # %% ../../nbs/ct/01_grid.ipynb #e559a3d3
 IGNORED = 0.1  # voxels by which ignoring an angle may misplace a voxel
@@ -59,9 +59,8 @@ def patient_grid(
     affine: np.ndarray,  # (4, 4) voxels → mm (RAS+)
     shape: tuple[int, int, int],
     path: str | Path,  # for the message
-    most: float = 4.0,  # GB
 ) -> Grid:
-    "The grid that holds a scan. Raises `VolumeError` where it would take more than `most` GB."
+    "The grid that holds a scan. Raises `VolumeError` where it would take too much memory."
     turn, _ = patient_turn(affine, path)
     lps = np.diag([-1, -1, 1, 1]) @ affine
     stored_axis = np.argsort(turn[:, 0])  # of each of the patient's
@@ -72,11 +71,8 @@ def patient_grid(
     origin = places.min(axis=1)
     extent = places.max(axis=1) - origin
     size = np.ceil(extent / spacing - 1e-6).astype(int) + 1
-    gigabytes = 4 * float(np.prod(size, dtype=float)) / 1e9
-    if gigabytes > most:
-        raise VolumeError(f"{path}: turned to the patient's axes it would be {tuple(size.tolist())} "
-                          f"voxels, {gigabytes:,.1f} GB; refused above {most:g} GB; resample it "
-                          "to the patient's axes first")
+    voxels = " × ".join(map(str, size))
+    check_memory(5 * np.prod(size, dtype=float), f"on the patient's axes its {voxels} voxels", path)
     return Grid(tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()))
 
 # %% ../../nbs/ct/01_grid.ipynb #b1f6f7a1

@@ -26,7 +26,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from .grid import IGNORED, misplacement, to_patient_grid
 from .volume import (CT, Given, VolumeError, check_extent, check_geometry, check_hu,
-                              patient_turn, positive_spacing, replace_padding, to_hu)
+                              check_memory, patient_turn, positive_spacing, replace_padding, to_hu)
 
 # %% ../../nbs/ct/01_nifti.ipynb #34038bfb
 _GZIP = b"\x1f\x8b"  # how gzip data begin
@@ -203,12 +203,12 @@ def skip_to_voxels(
 def load_nifti(
     path: str | Path,
     volume: int | None = None,  # which of several, from 0
-    most: float = 8.0,  # GB unpacked, beyond which a file is refused
 ) -> tuple[nib.Nifti1Header, np.ndarray]:
     "The header, and the numbers `(x, y, z)` as stored. Raises `FileNotFoundError`, `VolumeError`."
     with open_ct(path) as file:
         header, start = read_header(file, path)
-        layout = voxel_layout(header, path, volume, most)
+        layout = voxel_layout(header, path, volume)
+        check_memory(layout.end - layout.offset, "its voxels", path)
         buffer = np.empty(layout.end - layout.offset, np.uint8)
         ahead = skip_to_voxels(file, layout, start, path)
         buffer[: len(ahead)] = ahead

@@ -18,14 +18,15 @@ from fastcore.basics import patch
 from scipy.sparse import csr_matrix
 
 from ..config import SliceConfig, VolumeConfig
+from .dicom_series import holds_dicom
 from .nifti import (HeaderFacts, VoxelLayout, check_end, header_facts, open_ct,
                              read_header, read_into, skip_to_voxels, voxel_layout)
 from .read import read_given
 from .resample import (axial_slices, axis_matrix, encoder_volume, occupied_along_axes,
                                 probe_positions, resampled_size, resize_matrix, slice_positions)
 from .volume import (HIGHEST_HU, LOWEST_HU, CT, Given, VolumeError, check_finite,
-                              check_padding, check_sample, fill_padding,
-                              sample_step, to_hu)
+                              check_length, check_memory, check_padding, check_sample, fill_padding,
+                              length_warnings, named_errors, sample_step, to_hu)
 
 # %% ../../nbs/ct/05_planes.ipynb #55010f35
 class MissingPlane(LookupError):
@@ -217,7 +218,9 @@ def read_planes(
         layout = voxel_layout(header, path, given.volume)
         x, y, n = layout.shape
         shape = (n, x, y)
+        check_length(n, n * facts.spacing[0], path)
         keep, used = plan_planes(shape, facts.spacing, volume, slices)
+        check_memory(len(keep) * x * y * layout.dtype.itemsize, f"{len(keep)} of its planes", path)
         tally = Tally(shape, used, volume.window[0])
         kept = {}
         for i, plane in enumerate(iterate_planes(file, layout, start, path)):
@@ -228,12 +231,13 @@ def read_planes(
     check_sample(np.stack(tally.sample), tally.lowest, tally.highest, path, facts.meta["hu_source"])
     check_padding(tally.padding, math.prod(shape), path)
     facts.meta["padding_voxels"] = tally.padding
+    facts.meta["warnings"] += length_warnings(n * facts.spacing[0])
     return CT(Planes(shape, kept, tally.highest_pixels, tally.occupied), facts.spacing, facts.meta)
 
 # %% ../../nbs/ct/05_planes.ipynb #e776e95a
 def unpacked_size(path: str | Path, volume: int | None = None) -> int:
-    "Bytes of a NIfTI file's volume, by its header; 0 for a folder. Raises as `read_ct`."
-    if Path(path).is_dir(): return 0
+    "Bytes of a NIfTI file's volume, by its header; 0 for DICOM. Raises as `read_ct`."
+    if holds_dicom(path): return 0
     with open_ct(path) as file:
         header, _ = read_header(file, path)
     layout = voxel_layout(header, path, volume)
@@ -258,11 +262,14 @@ def encode_ct(
     large: int = 1 << 28,  # bytes unpacked from which a file is read plane by plane
 ) -> tuple[np.ndarray, np.ndarray, CT]:
     "`encoder_volume`, `axial_slices` and the CT itself, in little memory. Raises as `read_ct`."
-    if unpacked_size(path, given.volume) >= large:
-        try:
-            some = read_planes(path, given, volume, slices)
-            return _both_inputs(some, volume, slices)
-        except MissingPlane as e:
-            logger.debug("%s: read whole: %s", path, e)
-    whole = read_given(path, given)
-    return _both_inputs(whole, volume, slices)
+    with named_errors(path):
+        if unpacked_size(path, given.volume) >= large:
+            try:
+                some = read_planes(path, given, volume, slices)
+                return _both_inputs(some, volume, slices)
+            except MissingPlane as e:
+                logger.debug("%s: read whole: %s", path, e)
+        whole = read_given(path, given)
+        length = whole.extent[0]
+        check_length(round(length / whole.spacing[0]), length, path)
+        return _both_inputs(whole, volume, slices)

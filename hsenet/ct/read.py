@@ -8,17 +8,18 @@ __all__ = ['read_ct', 'read_given']
 # %% ../../nbs/ct/03_read.ipynb #54f46a10
 from pathlib import Path
 
-from .dicom import read_series
+from .dicom import read_dicom
+from .dicom_series import holds_dicom
 from .nifti import read_nifti
-from .volume import CT, Given, check_geometry, replace_padding
+from .volume import CT, Given, length_warnings, named_errors
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
-    path: str | Path,  # .nii or .nii.gz, or the folder of a DICOM series
+    path: str | Path,  # .nii or .nii.gz; of a DICOM series the folder, a .zip, or one file
     slope: float | None = None,  # HU = slope · stored + intercept
     intercept: float | None = None,
     spacing: tuple[float, float, float] | None = None,  # mm (z, x, y)
-    series: str | None = None,  # of a DICOM folder with several: UID or short name
+    series: str | None = None,  # of several in a DICOM folder: UID, short name, or "auto"
     volume: int | None = None,  # of a NIfTI file with several (time points): which, from 0
     from_table: bool = False,  # slope, intercept, spacing are a table's: they overrule no header
 ) -> CT:
@@ -31,8 +32,7 @@ def read_given(
     given: Given,
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
-    if not Path(path).is_dir(): return read_nifti(path, given)
-    ct = read_series(path, given.series)
-    if "padding_voxels" not in ct.meta: ct.meta["padding_voxels"] = replace_padding(ct.hu, path=path)
-    check_geometry(ct.hu.shape, ct.spacing, given, path)
-    return ct
+    with named_errors(path):
+        ct = read_dicom(path, given) if holds_dicom(path) else read_nifti(path, given)
+        ct.meta["warnings"] += length_warnings(ct.extent[0])
+        return ct

@@ -17,11 +17,10 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..cache.datasets import CLIPDataset
-from ..cache.manifest import one_per_scan
+from ..cache.manifest import label_array, one_per_scan
 from .page import write_pages
 from .predictions import EvaluationError, save_metrics, write_case_rows
-from .retrieval import (
-    auroc_numbers, label_names, labels_of, save_auroc_figure)
+from .retrieval import auroc_numbers, save_auroc_figure, varied_labels
 
 # %% ../../nbs/evaluation/10_ceiling.ipynb #aae9b00b
 def _halving(channels: int, out: int, kernel: tuple, stride: tuple) -> nn.Sequential:
@@ -166,14 +165,14 @@ def evaluate_ceiling(
     output = Path(output)
     seen, training = _cases(cache, "train")
     held_out, records = _cases(cache, split)
-    names = label_names(training)
+    names = varied_labels(training)
     start = time.monotonic()
-    truth = labels_of(training, names)
+    truth = label_array(training, names)
     network = train_classifier(
         seen, truth, epochs, seed=seed, device=device, progress=progress)
     minutes = (time.monotonic() - start) / 60
     logits = classify(network, held_out, device=device)
-    labels = labels_of(records, names)
+    labels = label_array(records, names)
     write_case_rows(output / "predictions.jsonl", records, _rows(names, labels, logits))
     patients = [record["patient"] for record in records]
     numbers = auroc_numbers(CEILING, logits, labels, names, patients)

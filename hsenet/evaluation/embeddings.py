@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..cache.datasets import CLIPCollator, CLIPDataset
-from ..cache.manifest import one_per_scan
+from ..cache.manifest import label_array, label_names, one_per_scan
 from ..cache.text import truncate_report
 from .predictions import Predictions, in_chunks, load_inputs, run_key
 from ..metrics.retrieval import duplicate_groups
@@ -119,9 +119,9 @@ class Embedded:
 
     @property
     def labels(self) -> np.ndarray | None:
-        "(N, 18) binary; None where a case has none."
-        labels = [record["labels"] for record in self.records]
-        return None if None in labels else np.array(labels)
+        "(N, labels) binary; None where a case has none."
+        if any(record["labels"] is None for record in self.records): return None
+        return label_array(self.records, label_names(self.records))
 
     def one_per_scan(self) -> "Embedded":
         "The first reconstruction of each scan."

@@ -122,8 +122,9 @@ def load_model(
             "as in a training run's folder `best`")
     if device is None: device = "cuda" if torch.cuda.is_available() else "cpu"
     model = kind.from_pretrained(folder).to(device).eval()
-    tokenizer = load_tokenizer(folder, "bert" if kind is VolumeCLIP else "causal")
-    return model, tokenizer
+    if kind is VolumeCLIP: return model, load_tokenizer(folder, "bert")
+    tokenizer = load_tokenizer(folder, "causal")
+    return model.use_tokenizer(tokenizer), tokenizer
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #2e8f6dc5
 def load_inputs(

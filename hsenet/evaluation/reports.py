@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cache.datasets import CLIPDataset, ReportDataset
-from ..cache.manifest import one_per_scan, read_manifest
+from ..cache.manifest import cache_about, one_per_scan, read_manifest
 from ..cache.text import REPORT_PROMPT
 from ..corpora.table import LABELS
 from .page import write_pages
@@ -198,7 +198,7 @@ def evaluate_mrg(
     split: str = "validation",
     batch_size: int = 64,
     max_new_tokens: int = 512,
-    labeler: Labeler | str | None = "phantom",  # or its name; None: no clinical scores
+    labeler: Labeler | str | None = "auto",  # or its name, `auto`: the cache's; None: no clinical scores
     prompt: str = REPORT_PROMPT,
     learned: dict[str, dict] | Sequence[str] = (),  # of `learned_names`; a dict has settings
     neighbours: int = 1000,  # training cases, of which the most similar lends its report; 0: none
@@ -206,6 +206,7 @@ def evaluate_mrg(
 ) -> dict:
     "Greedy reports of the held-out cases, and their scores; gives what `metrics.json` holds."
     output = Path(output)
+    if labeler == "auto": labeler = cache_about(cache).labeler
     data = ReportDataset(cache, split)
     once, others = once_and_again(data.records)
     known = one_per_scan(read_manifest(cache, "train"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Prompts', 'WAYS_OF_ASKING', 'NO_LABELS', 'RETRIEVAL_HEADLINE', 'NO_TRAINING_LABELS', 'recall_numbers',
-           'overlap_numbers', 'recall_curve', 'plot_recall_curves', 'zero_shot', 'label_names', 'labels_of',
+           'overlap_numbers', 'recall_curve', 'plot_recall_curves', 'phantom_prompts', 'zero_shot', 'varied_labels',
            'probe_scores', 'random_encoder', 'found_rows', 'save_embeddings', 'score_embeddings', 'save_auroc_figure',
            'auroc_numbers', 'evaluate_zero_shot', 'evaluate_retrieval', 'evaluate_embeddings']
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from ..cache.datasets import CLIPDataset
-from ..cache.manifest import one_per_scan, read_manifest
-from ..corpora.table import LABELS
+from ..cache.manifest import (
+    cache_about, label_array, label_names, one_per_scan, read_manifest)
 from .embeddings import (
     Embedded, embed_held_out, embed_texts, embed_volumes, embedding_stores)
 from .page import write_pages
@@ -35,6 +35,7 @@ from ..metrics.retrieval import (
 from ..metrics.score import auroc_scores, resampling_weights, summaries
 from ..metrics.search import in_order, nearest, read_embeddings
 from ..models.clip import VolumeCLIP
+from ..phantoms.findings import FINDINGS
 from ..phantoms.reports import zero_shot_prompts
 from ..plots import plot_recall
 
@@ -102,10 +103,24 @@ def plot_recall_curves(
 
 # %% ../../nbs/evaluation/02_retrieval.ipynb #7933580c
 Prompts = Callable[[str], tuple[list[str], list[str]]]  # finding → sentences: it is there, it isn't
-WAYS_OF_ASKING: dict[str, Prompts] = {
-    "zero-shot AUROC": zero_shot_prompts,
-    "zero-shot AUROC, present or not": prompt_pairs,
-    "zero-shot AUROC, ensemble": partial(prompt_pairs, templates=PROMPTS),
+
+
+def phantom_prompts(label: str) -> tuple[list[str], list[str]]:
+    "Sentences as phantom reports have them; the field's pair for a label that isn't theirs."
+    return zero_shot_prompts(label) if label in FINDINGS else prompt_pairs(label)
+
+
+_ENSEMBLE = partial(prompt_pairs, templates=PROMPTS)
+WAYS_OF_ASKING: dict[str, dict[str, Prompts]] = {  # what a cache says → title → prompts
+    "plain": {
+        "zero-shot AUROC": prompt_pairs,
+        "zero-shot AUROC, ensemble": _ENSEMBLE,
+    },
+    "phantom": {
+        "zero-shot AUROC": phantom_prompts,
+        "zero-shot AUROC, present or not": prompt_pairs,
+        "zero-shot AUROC, ensemble": _ENSEMBLE,
+    },
 }
 
 
@@ -127,20 +142,12 @@ def zero_shot(
     return zero_shot_scores(volumes, sides[0::2], sides[1::2])
 
 # %% ../../nbs/evaluation/02_retrieval.ipynb #d0883480
-def label_names(training: Sequence[dict]) -> list[str]:
+def varied_labels(training: Sequence[dict]) -> list[str]:
     "The labels that some of the records have and others don't."
     if not training: return []
-    share = np.mean([record["labels"] for record in training], axis=0)
-    return [name for name, s in zip(LABELS, share) if 0 < s < 1]
-
-
-def labels_of(
-    records: Sequence[dict],
-    names: Sequence[str],  # L of `LABELS`
-) -> np.ndarray:
-    "(N, L) labels of records."
-    columns = [LABELS.index(name) for name in names]
-    return np.array([record["labels"] for record in records])[:, columns]
+    names = label_names(training)
+    share = label_array(training, names).mean(axis=0)
+    return [name for name, s in zip(names, share) if 0 < s < 1]
 
 # %% ../../nbs/evaluation/02_retrieval.ipynb #c84c5b34
 def probe_scores(
@@ -152,7 +159,7 @@ def probe_scores(
     stores: Mapping[str, Predictions],
 ) -> dict[str, np.ndarray]:
     "(N, L) scores of a linear probe on the embeddings of each model."
-    labels = labels_of(training, names)
+    labels = label_array(training, names)
     scores = {}
     for title, model in models.items():
         features = embed_volumes(model, data, [*training, *records], store=stores[title])
@@ -280,15 +287,16 @@ def evaluate_zero_shot(
     cache: str | Path,
     output: str | Path,
     split: str = "validation",
-    prompts: dict[str, Prompts] = WAYS_OF_ASKING,
+    prompts: dict[str, Prompts] | None = None,  # by title; None: `WAYS_OF_ASKING` as the cache says
 ) -> dict:
     """Is a finding there? By the embeddings alone, in several ways of asking; gives what
     `metrics.json` holds. Raises `EvaluationError`."""
     output = Path(output)
+    if prompts is None: prompts = WAYS_OF_ASKING[cache_about(cache).prompts]
     model, tokenizer = load_model(VolumeCLIP, model_folder)
     data = CLIPDataset(cache, split)
     records = one_per_scan(data.records)
-    names = label_names(_labelled(cache))
+    names = varied_labels(_labelled(cache))
     if not names or any(record["labels"] is None for record in records):
         raise EvaluationError(f"{cache}: zero-shot classification needs labels of the training "
                               f"and the {split} cases, and some are missing")
@@ -299,7 +307,7 @@ def evaluate_zero_shot(
     for title, sentences_of in prompts.items():
         scores[title] = zero_shot(model, tokenizer, volumes, names, sentences_of)
     # label
-    labels = labels_of(records, names)
+    labels = label_array(records, names)
     write_case_rows(output / "predictions.jsonl", records, _scores_of_cases(scores, labels, names))
     # score
     patients = [record["patient"] for record in records]
@@ -329,13 +337,14 @@ def evaluate_retrieval(
     cache: str | Path,
     output: str | Path,  # folder for metrics.json and the rest
     split: str = "validation",
-    prompts: Prompts = zero_shot_prompts,
+    prompts: Prompts | None = None,  # None: as the cache says
     probe_cases: int = 1000,  # training cases for the linear probe; 0: no probe
     seed: int = 0,
 ) -> dict:
     """Recall at k both ways, label overlap, zero-shot AUROC and linear probe of a CLIP; gives what
     `metrics.json` holds."""
     output = Path(output)
+    if prompts is None: prompts = WAYS_OF_ASKING[cache_about(cache).prompts]["zero-shot AUROC"]
     model, tokenizer = load_model(VolumeCLIP, model_folder)
     device = "cuda" if model.device.type == "cuda" else "cpu"
     data = CLIPDataset(cache, split)
@@ -345,13 +354,13 @@ def evaluate_retrieval(
     once = held_out.one_per_scan()
     # label
     training = _labelled(cache)
-    names = label_names(training)
+    names = varied_labels(training)
     # score
     numbers, missing = score_embeddings(output, held_out, once, device)
     if not names or missing:
         missing["zero-shot AUROC, linear probe"] = NO_TRAINING_LABELS
     else:
-        labels = labels_of(once.records, names)
+        labels = label_array(once.records, names)
         scores = zero_shot(model, tokenizer, once.volumes, names, prompts)
         numbers |= auroc_numbers("zero-shot AUROC", scores, labels, names, once.patients)
         if probe_cases:

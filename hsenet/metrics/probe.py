@@ -36,7 +36,10 @@ def prompt_pairs(
 
 def _filled(template: str, label: str) -> str:
     "The template with the label in it, capital letters only where the sentence begins."
-    if not template.startswith("{label}"): label = label[0].lower() + label[1:]
+    word = label.split()[0]
+    abbreviated = word[1:] != word[1:].lower()  # COVID-19, ILD
+    if not template.startswith("{label}") and not abbreviated:
+        label = label[0].lower() + label[1:]
     sentence = template.format(label=label)
     return sentence[0].upper() + sentence[1:]
 

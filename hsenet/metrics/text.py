@@ -108,7 +108,9 @@ def bertscore(
     "(N,) BERTScore F1 (Zhang et al., 2020; no idf, no rescaling)."
     package = _package("bert_score", "bert-score")
     if layers is None and str(model) not in package.utils.model2layers:
-        layers = import_module("transformers").AutoConfig.from_pretrained(model).num_hidden_layers
+        transformers = import_module("transformers")
+        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+        layers = config.num_hidden_layers
     _, _, f1 = package.score(
         predictions, references, model_type=str(model), num_layers=layers, batch_size=batch_size)
     return f1.numpy()

@@ -10,9 +10,8 @@ __all__ = ['RELEASES', 'Tables', 'TEMPLATES', 'GENERATOR', 'encode_nifti', 'volu
 import gzip
 import json
 import logging
-import multiprocessing
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..config import PhantomConfig
+from ..corpora.layouts import PHANTOM, write_about
 from ..corpora.table import LABELS
 from ..files import FileError, read_json, whole_file, write_lines, write_text
 from .anatomy import PhantomError, named_rng
@@ -30,6 +30,7 @@ from .findings import DIFFICULTIES, FINDINGS, draw
 from .kinds import Phantom
 from .render import acquire, render
 from .reports import sentences, write_impression, write_report
+from ..processes import worker_pool
 
 # %% ../../nbs/phantoms/10_corpus.ipynb #c5abeca7
 RELEASES = ("first", "fixed")
@@ -244,14 +245,19 @@ def _make_scans(names: Sequence[str], job: _Job) -> list[Tables]:
 
 
 def _make_lots(lots: list[list[str]], job: _Job, workers: int) -> Iterator[list[Tables]]:
-    "`_make_scans` of each lot, in order; without worker processes for one."
+    """`_make_scans` of each lot, in order; without worker processes for one.
+    Raises `PhantomError` if a process dies."""
     if workers <= 1:
         for lot in lots:
             yield _make_scans(lot, job)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        yield from pool.map(_make_scans, lots, [job] * len(lots))
+    try:
+        with worker_pool(workers) as pool:
+            yield from pool.map(_make_scans, lots, [job] * len(lots))
+    except BrokenProcessPool as e:
+        raise PhantomError(
+            "a worker process died, perhaps for want of memory; start again with fewer workers "
+            "(volumes that are there are kept)") from e
 
 
 def _make_split(names: list[str], job: _Job, workers: int, progress: bool) -> Tables:
@@ -370,11 +376,10 @@ def _check_folder(mark: Path, settings: dict) -> bool:
     raise PhantomError(f"{other}; choose another folder, or delete this one")
 
 # %% ../../nbs/phantoms/10_corpus.ipynb #18052637
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    "Raises `PhantomError` for a value that isn't one of these."
-    *others, last = choices
+def _check_choice(name: str, value: str, choices: tuple[str, str]) -> None:
+    "Raises `PhantomError` for a value that isn't one of two."
     if value not in choices:
-        raise PhantomError(f"{name}: expected {', '.join(others)} or {last}, found {value!r}")
+        raise PhantomError(f"{name}: expected {' or '.join(choices)}, found {value!r}")
 
 
 def _volume_paths(scans: list[str], job: _Job) -> list[Path]:
@@ -402,6 +407,7 @@ def write_corpus(
     settings = _settings(config, seed, release)
     mark = root / "phantom.json"
     complete = _check_folder(mark, settings)
+    write_about(root, PHANTOM)
     job = _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = _volume_paths([*names["train"], *names["valid"]], job)

@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from ..config import PhantomConfig
+from ..corpora.layouts import ABOUT, PHANTOM, write_about
 from ..corpora.table import LABELS
-from ..ct.dicom import write_series
+from ..ct.dicom_files import write_series
 from ..files import whole_file, write_text
 from .anatomy import PhantomError
 from .canvas import Acquisition
@@ -42,11 +43,12 @@ def phantom_volumes(
 
 # %% ../../nbs/phantoms/11_layouts.ipynb #66939277
 def _new_folder(root: str | Path) -> Path:
-    "A folder that holds nothing yet. Raises `PhantomError`."
+    "A folder that holds nothing yet, but says that phantoms will. Raises `PhantomError`."
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise PhantomError(f"{root} isn't an empty folder; choose another one")
     root.mkdir(parents=True, exist_ok=True)
+    write_about(root, PHANTOM)
     return root
 
 
@@ -130,6 +132,7 @@ def write_bimcv(
     name = "BIMCV-R.csv" if original else "curated_ct_report_path_En.csv"
     write_text(root / "meta" / name, pd.DataFrame(rows).to_csv(index=False))
     if original:
+        (root / ABOUT).rename(root / "meta" / ABOUT)
         for folder in sorted(root.iterdir()):
             _zip_folder(folder)
     return root

@@ -26,7 +26,7 @@ from .slices import (
     SliceEncoder, encode_stacks, fit_slice_encoder, load_slice_encoder)
 from ..config import Config, SliceConfig
 from ..ct.resample import jpeg_round_trip
-from ..files import read_text, write_array, write_json, write_lines, write_text
+from ..files import read_text, show_bar, write_array, write_json, write_lines, write_text
 
 # %% ../../nbs/cache/02_features.ipynb #eabaf42e
 def resize_slices(
@@ -205,7 +205,7 @@ def encode_missing(
 ) -> None:
     "Write the missing features, in the batches of an undisturbed job."
     present = set(os.listdir(cache / "slice_features"))
-    with tqdm(total=len(records), desc="2D features", unit="case", disable=not progress) as bar:
+    with tqdm(total=len(records), desc="2D features", unit="case", disable=not show_bar(progress)) as bar:
         for start in range(0, len(records), batch):
             group = records[start:start + batch]
             missing = {record["case"] for record in group if f"{record['case']}.npy" not in present}

@@ -33,7 +33,15 @@ from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
 from ..ct.volume import Given, VolumeError
-from ..files import append_lines, fingerprint, read_lines, write_array, write_lines, write_text
+from hsenet.files import (
+    append_lines,
+    fingerprint,
+    read_lines,
+    show_bar,
+    write_array,
+    write_lines,
+    write_text,
+)
 
 # %% ../../nbs/cache/04_preprocess.ipynb #0274fbc7
 @dataclass
@@ -229,7 +237,7 @@ def process_all(
     "Process rows, and add to the journal; gives records by case, and failures."
     made, failures = {}, []
     work = partial(process_group, volume=config.volume, slices=config.slices, cache=cache)
-    with tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not show_bar(progress)) as bar:
         # closed: workers end with an error here
         with closing(run(work, group_rows(rows))) as finished:
             for outcomes in finished:

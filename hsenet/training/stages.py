@@ -101,11 +101,10 @@ class CLIPTask(Task):
 
     def loss_from(self, rows: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Contrastive loss, in stage 2 with the consistency loss (arXiv 2506.09634)."
-        taught, output = {}, {}
-        for name, value in rows.items():
-            if name.startswith("teacher_"): taught[name.removeprefix("teacher_")] = value
-            else: output[name] = value
-        return self.model.loss(CLIPOutput(**output), CLIPOutput(**taught) if taught else None, step)
+        output = {name: x for name, x in rows.items() if not name.startswith("teacher_")}
+        names = [name.removeprefix("teacher_") for name in rows if name not in output]
+        taught = CLIPOutput(**{name: rows[f"teacher_{name}"] for name in names}) if names else None
+        return self.model.loss(CLIPOutput(**output), taught, step)
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "The same, of a batch that goes through the model at once."
@@ -262,14 +261,8 @@ def _clip_sizes(config: Config) -> dict:
 class VLMTask(Task):
     "Training of packers and language model on answers (reports are answers too)."
 
-    arguments = (  # of the model's forward
-        "input_ids",
-        "attention_mask",
-        "labels",
-        "volume",
-        "slice_features",
-        "patch_tokens",
-    )
+    # arguments of the model's forward
+    arguments = "input_ids attention_mask labels volume slice_features patch_tokens".split()
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Mean cross-entropy of the answer's tokens."
@@ -496,6 +489,7 @@ def _start_from_mrg(
     folder = model_folder(mrg, "finetune_mrg")
     vlm = HSENetVLM.from_pretrained(folder)
     tokenizer = load_tokenizer(str(folder), "causal")
+    vlm.use_tokenizer(tokenizer)
     check_same_branches(vlm, config)
     found = vlm.config.control
     if found != control:

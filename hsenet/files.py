@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .links import files_below
 from .messages import PlainError, printable, shown
 
 # %% ../nbs/01_files.ipynb #9176265b
@@ -43,11 +44,12 @@ def say_no_room(
     path: str | Path,  # what is being written
     wanted: int | None = None,  # bytes, where they are known
 ) -> Iterator[None]:
-    "An error because of a full disk meanwhile becomes an `OSError` with path, bytes wanted and free."
+    "A full disk meanwhile becomes an `OSError` that says path, bytes wanted and bytes free."
     try:
         yield
     except (OSError, RuntimeError, ValueError) as e:
-        if not _for_want_of_room(e): raise
+        said_already = _for_want_of_room(e.__cause__)  # by one inside this one, who knows more
+        if said_already or not _for_want_of_room(e): raise
         code = getattr(e, "errno", None) or errno.ENOSPC
         size = "" if wanted is None else f", {wanted:,} bytes wanted"
         free = shutil.disk_usage(_existing_above(Path(path))).free
@@ -55,7 +57,7 @@ def say_no_room(
         raise OSError(code, why, str(path)) from e
 
 
-def _for_want_of_room(error: Exception) -> bool:
+def _for_want_of_room(error: BaseException | None) -> bool:
     if getattr(error, "errno", None) in NO_ROOM: return True
     return f"os error {errno.ENOSPC}" in str(error)  # what safetensors says
 
@@ -199,7 +201,7 @@ def _parse_json(text: str) -> Any:
     return content
 
 # %% ../nbs/01_files.ipynb #5c6592da
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times sooner, where it is built in
+YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # sooner, where it is built in
 
 
 def _count_values(events: Iterable[yaml.Event]) -> int:
@@ -267,7 +269,7 @@ def read_array(path: str | Path, advice: str = "") -> np.ndarray:
     except (ValueError, EOFError, OSError, SyntaxError, MemoryError, OverflowError) as e:
         raise FileError(f"{path} is no whole array ({shown(str(e))}); {REMAKE}") from e
 
-# %% ../nbs/01_files.ipynb #4bfa443c
+# %% ../nbs/01_files.ipynb #69f3f62d
 def check_fields(
     record: Any,
     fields: dict[str, type | tuple[type, ...]],  # name → what it may be
@@ -278,7 +280,7 @@ def check_fields(
     if not isinstance(record, dict):
         raise FileError(f"{place}: expected a JSON object, found {shown(record)}; {remedy}")
     for name, kinds in fields.items():
-        if isinstance(record.get(name), kinds): continue
+        if name in record and isinstance(record[name], kinds): continue
         every = kinds if isinstance(kinds, tuple) else (kinds,)
         expected = " or ".join(kind.__name__ for kind in every)
         found = shown(record[name]) if name in record else "nothing"
@@ -428,12 +430,13 @@ def checksum(
 
 # %% ../nbs/01_files.ipynb #ed91e39c
 def fingerprint(path: str | Path) -> list:
-    "`[path, bytes, time of change in ns]` of a file or of all below a folder; None for nothing."
+    """`[path, bytes, time of change in ns]` of a file or of all below a folder, links followed;
+    None for nothing."""
     path = Path(path)
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     try:
+        files = [p for p in files_below(path)[0] if p.is_file()] if path.is_dir() else [path]
         stats = [os.stat(p) for p in files]
-    except OSError:
+    except (OSError, ValueError):  # a name that can't be one, too
         stats = []
     if not stats: return [str(path), None, None]
     return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]

@@ -31,7 +31,7 @@ REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
 SECTIONS = {  # caption in the sidebar → pages, in this order
     "Start": ["index", "runs/quickstart"],
     "Guide": ["tutorials/*"],
-    "Ground": ["00_config", "00_ranges", "00_messages", "01_files", "02_plots", "07_processes"],
+    "Ground": ["00_config", "00_ranges", "00_messages", "00_links", "01_files", "02_plots", "07_processes"],
     "CT": ["ct/*"],
     "Corpora": ["corpora/*"],
     "Phantoms": ["phantoms/*"],
@@ -40,7 +40,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order
     "Metrics": ["metrics/*"],
     "Training": ["training/*"],
     "Evaluation": ["evaluation/*"],
-    "Use": ["0[3-9]_*"],
+    "Use": ["use/*", "0[3-9]_*"],
     "Commands": ["commands/*"],
     "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"],
 }

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .predictions import AGAIN
 from .page import ReportError, first_run, read_run, reference_of, shown
-from ..files import read_json, read_lines
+from ..files import FileError, blamed, check_fields, read_array, read_json, read_lines
 from ..metrics.clinical import finding_scores, presence
 from ..metrics.questions import QUESTIONS
 from ..metrics.retrieval import retrieval_scores
@@ -89,15 +90,24 @@ def case_scores(folder: str | Path) -> CaseScores:
     _, metrics = first_run(folder)
     if (folder / "volumes.npy").is_file(): return _retrieval_cases(folder)
     advice = f"{folder}: expected predictions.jsonl or volumes.npy of an evaluation"
-    rows = read_lines(folder / "predictions.jsonl", advice)
+    path = folder / "predictions.jsonl"
+    rows = read_lines(path, advice)
+    if not rows: raise FileError(f"{path}: expected rows, found none; {AGAIN}")
+    for number, row in enumerate(rows, start=1):
+        check_fields(row, {"id": str, "patient": str}, f"{path}, line {number}", AGAIN)
     rows.sort(key=lambda row: row["id"])
-    if metrics["task"] == "zero-shot classification":
-        scores = _zero_shot_scores(rows)
-    else:
-        scores = _word_scores(rows)
-        if "answer" in rows[0]: scores |= _answer_scores(rows, metrics["task"])
-        if (folder / "findings.jsonl").is_file(): scores |= _stated_scores(folder, rows, metrics)
+    with blamed(path, AGAIN):
+        scores = _scores_of(rows, metrics["task"])
+    if (folder / "findings.jsonl").is_file(): scores |= _stated_scores(folder, rows, metrics)
     return CaseScores([row["id"] for row in rows], [row["patient"] for row in rows], scores)
+
+
+def _scores_of(rows: Sequence[dict], task: str) -> dict[str, Score]:
+    "What the predictions alone give."
+    if task == "zero-shot classification": return _zero_shot_scores(rows)
+    scores = _word_scores(rows)
+    if "answer" in rows[0]: scores |= _answer_scores(rows, task)
+    return scores
 
 # %% ../../nbs/evaluation/07_compare.ipynb #5bf3771b
 def _word_scores(rows: Sequence[dict]) -> dict[str, Score]:
@@ -114,12 +124,14 @@ def _stated_scores(
     metrics: dict,
 ) -> dict[str, Score]:
     "Micro-F1 of the findings that an evaluation counted, or of all that its labeler found."
-    found = {row["id"]: row for row in read_lines(folder / "findings.jsonl")}
-    predicted = [found[row["id"]]["said"] for row in rows]
-    true = [found[row["id"]]["true"] for row in rows]
-    names = list(metrics.get("per_finding", {}))
-    if not names: names = sorted(set().union(*predicted, *true))
-    scores = finding_scores(presence(predicted, names), presence(true, names), names)
+    path = folder / "findings.jsonl"
+    with blamed(path, AGAIN):
+        found = {row["id"]: row for row in read_lines(path)}
+        predicted = [found[row["id"]]["said"] for row in rows]
+        true = [found[row["id"]]["true"] for row in rows]
+        names = list(metrics.get("per_finding", {}))
+        if not names: names = sorted(set().union(*predicted, *true))
+        scores = finding_scores(presence(predicted, names), presence(true, names), names)
     return {"clinical micro-F1": scores["clinical micro-F1"]}
 
 # %% ../../nbs/evaluation/07_compare.ipynb #7f6cd3be
@@ -134,12 +146,25 @@ def _answer_scores(rows: Sequence[dict], task: str) -> dict[str, Score]:
 # %% ../../nbs/evaluation/07_compare.ipynb #9a62d587
 def _retrieval_cases(folder: Path) -> CaseScores:
     "R@1, R@10 and R@50 both ways."
-    volumes = np.load(folder / "volumes.npy", allow_pickle=False)
-    reports = np.load(folder / "reports.npy", allow_pickle=False)
+    volumes = read_array(folder / "volumes.npy")
+    reports = read_array(folder / "reports.npy")
+    cases = read_json(folder / "cases.json")
     facts = read_json(folder / "groups.json")
-    scores = retrieval_scores(volumes, reports, facts["groups"], ks=(1, 10, 50))
+    check_fields(facts, {"groups": list, "patients": list}, f"{folder / 'groups.json'}", AGAIN)
+    counts = {
+        "volumes.npy": len(np.atleast_1d(volumes)),
+        "reports.npy": len(np.atleast_1d(reports)),
+        "cases.json": len(cases) if isinstance(cases, list) else 0,
+        "groups.json (groups)": len(facts["groups"]),
+        "groups.json (patients)": len(facts["patients"]),
+    }
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {n}" for name, n in counts.items())
+        raise FileError(f"{folder}: expected as many rows in each file, found {found}; {AGAIN}")
+    with blamed(folder / "volumes.npy, reports.npy or groups.json", AGAIN):
+        scores = retrieval_scores(volumes, reports, facts["groups"], ks=(1, 10, 50))
     recall = {name: score for name, score in scores.items() if name.startswith("R@")}
-    return CaseScores(read_json(folder / "cases.json"), facts["patients"], recall)
+    return CaseScores(cases, facts["patients"], recall)
 
 
 def _zero_shot_scores(rows: Sequence[dict]) -> dict[str, Score]:
@@ -172,6 +197,7 @@ def compare_cases(
         raise ReportError(f"{a} has {len(cases.ids)} cases and {b} has {len(other.ids)}, of which "
                           f"{common} are the same; evaluate both on the same split")
     found = comparisons(cases.scores, other.scores, cases.patients, resamples=resamples)
+    if not found: raise ReportError(f"{a} and {b} have no number in common; nothing to compare")
     rows = [{"number": name} | row for name, row in found.items()]
     table = pd.DataFrame(rows).set_index("number")
     table["interval"] = [f"{low:+.3f} to {high:+.3f}" for low, high in table["interval"]]

@@ -19,7 +19,8 @@ from torch import Tensor
 from ..cache.datasets import CLIPCollator, CLIPDataset
 from ..cache.manifest import label_array, label_names, one_per_scan
 from ..cache.text import truncate_report
-from .predictions import Predictions, in_chunks, load_inputs, run_key
+from .predictions import AGAIN, Predictions, in_chunks, load_inputs, run_key
+from ..files import blamed
 from ..metrics.retrieval import duplicate_groups
 from ..models.clip import VolumeCLIP
 
@@ -36,7 +37,8 @@ def embed_items(
     soon as it is made."""
     embeddings = {}
     if store is not None:
-        for key, row in store.done.items(): embeddings[key] = _array_of(row["float32"])
+        with blamed(store.path, AGAIN):
+            for key, row in store.done.items(): embeddings[key] = _array_of(row["float32"])
     todo = [i for i, key in enumerate(ids) if key not in embeddings]
     for chunk in in_chunks(todo, batch_size, what) if todo else ():
         made = encode([items[i] for i in chunk]).float().cpu().numpy()
@@ -44,7 +46,8 @@ def embed_items(
         if store is not None:
             store.add([{"id": key, "float32": _text_of(row)} for key, row in new.items()])
         embeddings.update(new)
-    return np.stack([embeddings[key] for key in ids])
+    with blamed(what if store is None else store.path, AGAIN):
+        return np.stack([embeddings[key] for key in ids])
 
 
 def _text_of(row: np.ndarray) -> str:

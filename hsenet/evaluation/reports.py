@@ -19,12 +19,12 @@ from ..cache.text import REPORT_PROMPT
 from ..corpora.table import LABELS
 from .page import write_pages
 from .predictions import (
-    digest_of, in_chunks, load_model, once_and_again, plot_numbers, predictions_for,
+    AGAIN, digest_of, in_chunks, load_model, once_and_again, plot_numbers, predictions_for,
     released_only, run_key, save_figure, save_metrics, write_case_rows)
-from ..files import read_json, write_json
+from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.clinical import (
     Report, clinical_baselines, clinical_scores, finding_table, presence, stated_scores)
-from ..metrics.labelers import Labeler, PerReport, load_labeler
+from ..metrics.labelers import Labeler, PerReport, load_labeler, unreadable
 from ..metrics.score import summaries
 from ..metrics.text import baseline_texts, text_scores
 from ..models.vlm import HSENetVLM
@@ -74,7 +74,9 @@ def nearest_reports(
     path = Path(output) / "nearest.json"
     cases = digest_of([{"id": record["case"], "record": record} for record in records])
     key = run_key(model_folder, data.cache, known=len(known), cases=cases)
-    found = read_json(path) if path.is_file() else {}
+    found = {}
+    fields = {"key": dict, "nearest": dict}
+    if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
         model, _ = load_model(HSENetVLM, model_folder)
         features = _mean_tokens(model, data, records)
@@ -84,7 +86,8 @@ def nearest_reports(
         found = {"key": key, "nearest": pairs}
         write_json(path, found)
     text = {record["case"]: record["findings"] for record in known}
-    return [text[found["nearest"][record["case"]]] for record in records]
+    with blamed(path, AGAIN):
+        return [text[found["nearest"][record["case"]]] for record in records]
 
 # %% ../../nbs/evaluation/03_reports.ipynb #e8873ac7
 PHANTOM_LABELER = PerReport(parse_report, LABELS)
@@ -225,10 +228,11 @@ def evaluate_mrg(
     # label, then score the findings
     numbers, not_computed = {}, {}
     details = {"labeler": _labeler_name(labeler)}
-    if labeler is None:
-        not_computed["clinical scores"] = "no labeler was given"
+    if isinstance(labeler, str): labeler = named_labeler(labeler)
+    reason = unreadable(labeler, texts["references"])
+    if reason:
+        not_computed["clinical scores"] = reason
     else:
-        if isinstance(labeler, str): labeler = named_labeler(labeler)
         numbers, details["per_finding"] = _findings(labeler, output, once, texts, patients)
     # score the words
     words, reasons = text_numbers(**texts, patients=patients, learned=learned)

@@ -27,7 +27,7 @@ def made(work: Path) -> Path:
     stages.train_stage1(config, cache, home / "s1")
     stages.train_stage2(config, cache, home / "s1", home / "s2")
     stages.train_mrg(config, cache, home / "s1", home / "s2", home / "mrg")
-    save_bundle(config, home / "bundle", cache / "slice_encoder", report=home / "mrg", clip1=home / "s1")
+    save_bundle(config, home / "bundle", cache / "slice_encoder", report=home / "mrg", clip2=home / "s2")
     retrieval.evaluate_retrieval(home / "s1/best", cache, home / "retrieval")
     reports.evaluate_mrg(home / "mrg/best", cache, home / "reports")
     for name in ("retrieval", "reports"):

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import corpora, own, scans, settings
+from fuzzing import corpora, own, scans, settings, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10
 GIGABYTES = 1.0
-KINDS = scans.KINDS | corpora.KINDS | settings.KINDS | own.KINDS
+KINDS = scans.KINDS | corpora.KINDS | tables.KINDS | settings.KINDS | own.KINDS
 SLOW = {"roads": 20, "run": 5, "bundle": 3, "evaluation": 2, "cache": 2}  # kinds with a 20th, a 5th … of the inputs
 
 

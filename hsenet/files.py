@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from .links import files_below
 from .messages import PlainError, printable, shown
 
 # %% ../nbs/01_files.ipynb #9176265b
@@ -43,7 +44,7 @@ def say_no_room(
     path: str | Path,  # what is being written
     wanted: int | None = None,  # bytes, where they are known
 ) -> Iterator[None]:
-    "An error because of a full disk meanwhile becomes an `OSError` with path, bytes wanted and free."
+    "A full disk meanwhile becomes an `OSError` that says path, bytes wanted and bytes free."
     try:
         yield
     except (OSError, RuntimeError, ValueError) as e:
@@ -200,7 +201,7 @@ def _parse_json(text: str) -> Any:
     return content
 
 # %% ../nbs/01_files.ipynb #5c6592da
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times sooner, where it is built in
+YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # sooner, where it is built in
 
 
 def _count_values(events: Iterable[yaml.Event]) -> int:
@@ -429,12 +430,13 @@ def checksum(
 
 # %% ../nbs/01_files.ipynb #ed91e39c
 def fingerprint(path: str | Path) -> list:
-    "`[path, bytes, time of change in ns]` of a file or of all below a folder; None for nothing."
+    """`[path, bytes, time of change in ns]` of a file or of all below a folder, links followed;
+    None for nothing."""
     path = Path(path)
-    files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     try:
+        files = [p for p in files_below(path)[0] if p.is_file()] if path.is_dir() else [path]
         stats = [os.stat(p) for p in files]
-    except OSError:
+    except (OSError, ValueError):  # a name that can't be one, too
         stats = []
     if not stats: return [str(path), None, None]
     return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]

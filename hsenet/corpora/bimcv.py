@@ -7,6 +7,7 @@ __all__ = ['logger', 'BIMCV_TABLES', 'bimcv_table', 'files_by_name', 'likeliest'
 
 # %% ../../nbs/corpora/06_bimcv.ipynb #c91a3d60
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from hsenet.corpora.table import (
     CorpusError,
     cases_with_report,
     foreign_path,
+    whole_text,
 )
+from ..links import files_below
+from ..messages import printable
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +95,13 @@ def find_by_name(
 # %% ../../nbs/corpora/06_bimcv.ipynb #058eb9b9
 def bimcv_files(root: str | Path) -> list[str]:
     "CTs below a folder, relative to it, sorted."
-    return sorted(path.relative_to(root).as_posix() for path in Path(root).rglob("*.nii.gz"))
+    files, outside = files_below(root, inside=root)
+    if outside:
+        goal = printable(os.path.realpath(outside[0]))
+        message = "%s: %d links lead out of it and are left out, the first is %s → %s"
+        logger.warning(message, root, len(outside), printable(outside[0]), goal)
+    names = [path.relative_to(root).as_posix() for path in files if path.name.endswith(".nii.gz")]
+    return [name for name in names if name == whole_text(name)]  # others can't be in a table
 
 
 def _refuse_empty(root: Path, table: Path, cases: pd.DataFrame) -> None:

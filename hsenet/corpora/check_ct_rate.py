@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from hsenet.corpora.ct_rate import (
     metadata_numbers,
     read_no_chest,
 )
-from .problems import CHECKED_COLUMNS, Check
+from .problems import CHECKED_COLUMNS, Check, note_links
 from hsenet.corpora.radgenome import (
     TASKS,
     WHOLE_SCAN,
@@ -36,15 +37,25 @@ from hsenet.corpora.radgenome import (
     side_folder,
 )
 from .table import LABELS, clean_text, label_numbers, read_table
+from ..links import files_below
 
 # %% ../../nbs/corpora/10_check_ct_rate.ipynb #5b66ac4d
 _NAME = re.compile(r"(train|valid)_(\d+)_([a-z]+)_(\d+)")
 
 
-def check_volumes(check: Check, folder: Path, split: str) -> pd.DataFrame:
-    "The volumes of a folder, in `CHECKED_COLUMNS`; odd names, odd places, duplicates are noted."
+def check_volumes(
+    check: Check,
+    folder: Path,
+    split: str,
+    root: Path | None = None,  # of the corpus, which links may not lead out of; None: the folder
+) -> pd.DataFrame:
+    """The volumes of a folder, in `CHECKED_COLUMNS`; odd names, odd places, duplicates, links that
+    lead out are noted."""
     rows, odd, astray = [], [], []
-    for path in sorted(folder.rglob("*.nii*")):
+    files, outside = files_below(folder, inside=root or folder)
+    note_links(check, folder, outside)
+    for path in files:
+        if not fnmatch(path.name, "*.nii*"): continue
         case = path.name.removesuffix(".gz").removesuffix(".nii")
         parts = _NAME.fullmatch(case)
         if not parts or not path.name.endswith(".nii.gz"):
@@ -295,7 +306,8 @@ def check_ct_rate(
     all_volumes = [pd.DataFrame(columns=[*CHECKED_COLUMNS, "slope", "intercept", "spacing"])]
     total, asked = Counter(), Counter()
     for split, folder in folders.items():
-        part = SplitCheck(check, root, split, check_volumes(check, folder, split), partial)
+        volumes = check_volumes(check, folder, split, root)
+        part = SplitCheck(check, root, split, volumes, partial)
         volumes, counts, questions = _check_split(part, release)
         all_volumes.append(volumes.astype(object))
         total += counts

@@ -8,6 +8,7 @@ __all__ = ['files_left', 'patients_of_files', 'rows_of_files', 'check_table', 'c
 # %% ../../nbs/corpora/11_check_files.ipynb #6bc78d30
 import os
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ import pandas as pd
 from .bimcv import bimcv_files, files_by_name, likeliest
 from .check_ct_rate import note_anatomies, note_labels
 from .folder import find_columns, label_columns, scans_of_rows, series_of_rows
-from .problems import CHECKED_COLUMNS, Check
-from .released import ARRAYS, read_released
+from .problems import CHECKED_COLUMNS, Check, note_links
+from .released import ARRAYS, released_tables, rows_of_manifest
 from .splits import assign_split
 from hsenet.corpora.table import (
     BIMCV_PATIENT,
@@ -30,6 +31,7 @@ from hsenet.corpora.table import (
     safe_path,
     split_names,
 )
+from ..links import files_below
 
 # %% ../../nbs/corpora/11_check_files.ipynb #87f986df
 def _place_by_name(check: Check, root: Path, names: pd.Series, table: Path) -> list[str | None]:
@@ -61,11 +63,17 @@ def files_left(root: Path, used: set[str], by_name: bool) -> list[str]:
     "NIfTI files, and folders of DICOM files (`.dcm`), that no row names, relative to `root`."
     if by_name:
         return [file for file in bimcv_files(root) if str(root / file) not in used]
-    files = [path for path in sorted(root.rglob("*.nii*"), key=str) if str(path) not in used]
-    folders = {path.parent for path in root.rglob("*.dcm")}
+    real = {os.path.realpath(path) for path in used}
+    found, _ = files_below(root, inside=root)
+    files = []
+    for path in found:
+        nifti = fnmatch(path.name, "*.nii*")
+        if nifti and str(path) not in used and os.path.realpath(path) not in real: files.append(path)
+    folders = {path.parent for path in found if path.suffix == ".dcm"}
     for folder in sorted(folders, key=str):
         above = {str(path) for path in (folder, *folder.parents)}
-        if not above & used: files.append(folder)
+        above |= {str(path) for path in (folder.resolve(), *folder.resolve().parents)}
+        if not above & (used | real): files.append(folder)
     return [path.relative_to(root).as_posix() for path in files]
 
 # %% ../../nbs/corpora/11_check_files.ipynb #acdb93bf
@@ -129,9 +137,12 @@ def _check_rows(
     names = rows[column_of["path"]].astype(str)
     keys = [column_of["path"]]
     if "series" in column_of: keys.append(column_of["series"])
-    check.note("duplicate", path, names[rows[keys].astype(str).duplicated()])
     find = _place_by_name if by_name else _place_below
     places = pd.Series(find(check, root, names, path), index=names.index, dtype=object)
+    if not by_name: note_links(check, root, files_below(root, inside=root)[1])
+    real = places.map(lambda place: None if place is None else os.path.realpath(place))
+    same = rows[keys].astype(str).assign(**{keys[0]: real.where(places.notna(), names)})
+    check.note("duplicate", path, names[same.duplicated()])
     there = places.map(lambda place: place is not None and os.path.exists(place)).astype(bool)
     silent = names[rows[column_of["findings"]].map(clean_text) == ""]
     check.note("volume without report", path, silent)
@@ -191,7 +202,8 @@ def check_table(
     "BIMCV-R or a folder: the volumes that are there, in `CHECKED_COLUMNS`, and their series."
     rows, column_of = rows_of_files(check, path, columns)
     archives = []
-    for archive in sorted(root.rglob("*.zip")):
+    for archive in files_below(root, inside=root)[0]:
+        if archive.suffix != ".zip": continue
         if not archive.with_suffix("").is_dir(): archives.append(archive.relative_to(root))
     check.note("archive not unpacked (hsenet corpus unpack)", root, archives)
     if rows is None or rows.empty: return pd.DataFrame(columns=CHECKED_COLUMNS)
@@ -260,9 +272,12 @@ def check_released(
     patient: str | None = None,  # pattern
 ) -> pd.DataFrame:
     "The CT files of an authors' manifest that are there; its arrays are checked here."
-    read = check.attempt("unreadable manifest", path, read_released, path, below)
+    read = check.attempt("unreadable manifest", path, rows_of_manifest, path, below)
     if read is None: return pd.DataFrame(columns=CHECKED_COLUMNS)
-    cases, asked = read
+    rows, refused = read
+    check.note("path leads out of the folder", path, refused)
+    if not rows: return pd.DataFrame(columns=CHECKED_COLUMNS)
+    cases, asked = released_tables(rows)
     _note_contents(check, path, cases, asked)
     pattern = patient or f"{CT_RATE_PATIENT}|{BIMCV_PATIENT}"
     patients = patients_of_files(check, path, cases, cases.case, {}, pattern)

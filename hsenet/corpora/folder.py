@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['logger', 'find_columns', 'patients_of_rows', 'scans_of_rows', 'series_of_rows', 'label_columns', 'read_rows',
-           'read_folder']
+           'place_rows', 'read_folder']
 
 # %% ../../nbs/corpora/05_folder.ipynb #4e765d94
 import logging
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,11 +19,12 @@ from hsenet.corpora.table import (
     COLUMNS,
     LABELS,
     CorpusError,
-    case_name,
+    case_names,
     cases_with_report,
     checked_labels,
     clean_text,
     find_patients,
+    foreign_path,
     label_numbers,
     listed,
     read_table,
@@ -31,6 +33,7 @@ from hsenet.corpora.table import (
     split_names,
 )
 from ..ct.dicom_headers import short_name
+from ..links import files_below
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +186,7 @@ def _describe_rows(
 ) -> pd.DataFrame:
     "All columns of the cases but the split; series and labels where the table has them."
     cases = pd.DataFrame(index=rows.index)
-    cases["case"] = [case_name(name) for name in files.name]
+    cases["case"] = case_names(files.name)
     cases["path"] = files.path.tolist()
     for text in ("findings", "impressions"):
         # brackets and quotes are dropped, as the release does
@@ -201,9 +204,17 @@ def _describe_rows(
     return cases
 
 # %% ../../nbs/corpora/05_folder.ipynb #c35a5eaa
+def _refuse_same_files(cases: pd.DataFrame, table_path: Path) -> None:
+    "Raises `CorpusError` where two rows are the same file, and the same series of it."
+    there = cases[cases.path.notna()]
+    real = there.path.map(os.path.realpath)
+    if "series" in there: real = real + there.series.map(lambda series: f" {series}" if series else "")
+    refuse_repeats(real, f"{table_path}: the CT")
+
+
 def read_rows(
     table_path: Path,  # a CSV
-    place: Callable[[pd.Series], pd.DataFrame],  # paths in the table → name and path of each file
+    place: Callable[[pd.Series], pd.DataFrame],  # paths → name and path of each file that may be
     columns: dict[str, str] | None,  # use → name of the column; None: by usual names
     patient: str | None,  # pattern that finds the patient in a path
     split: str | Path,  # see `assign_split`
@@ -217,11 +228,44 @@ def read_rows(
     rows = rows[rows[column_of["path"]].notna()]
     paths = rows[column_of["path"]].astype(str)
     files = place(paths)
+    rows, paths = rows.loc[files.index], paths.loc[files.index]
     cases = _describe_rows(rows, column_of, paths, files, patient, table_path, labels)
     refuse_repeats(cases.case, f"{table_path}:")
+    _refuse_same_files(cases, table_path)
     if "split" in column_of:
         return cases.assign(split=split_names(rows[column_of["split"]], table_path))
     return assign_split(cases, split, share, seed)
+
+# %% ../../nbs/corpora/05_folder.ipynb #70849e43
+def _place_below(root: Path, name: str, table_path: Path) -> tuple[str, str]:
+    "Name (relative to `root`) and path of a row's file. Raises `CorpusError`."
+    path = safe_path(root, name, table_path)
+    outside = files_below(path, inside=root)[1] if path.is_dir() else []
+    if outside:
+        goal = os.path.realpath(outside[0])
+        raise CorpusError(f"{table_path}: {outside[0]} leads outside of {root}, to {goal}; refused")
+    if ".." in foreign_path(name).parts: name = path.relative_to(root).as_posix()
+    return name, str(path)
+
+
+def place_rows(
+    root: Path,
+    paths: pd.Series,  # by line
+    table_path: Path,  # for messages
+) -> pd.DataFrame:
+    "Name and path of each row's file, without unfit rows. Raises `CorpusError` if none is left."
+    files, refused = {}, []
+    for line, name in paths.items():
+        try:
+            files[line] = _place_below(root, name, table_path)
+        except CorpusError as e:
+            refused.append((line, e))
+    if refused and not files: raise refused[0][1]
+    if refused:
+        message = "%s: %d rows are left out, the first is line %s: %s"
+        logger.warning(message, table_path, len(refused), *refused[0])
+    index = pd.Index(list(files), name=paths.index.name)
+    return pd.DataFrame(list(files.values()), columns=["name", "path"], index=index, dtype=object)
 
 # %% ../../nbs/corpora/05_folder.ipynb #27891cbf
 def read_folder(
@@ -239,8 +283,7 @@ def read_folder(
     table_path = root / "corpus.csv" if table is None else Path(table)
 
     def place(paths: pd.Series) -> pd.DataFrame:
-        files = [str(safe_path(root, path, table_path)) for path in paths]
-        return pd.DataFrame({"name": paths, "path": files})
+        return place_rows(root, paths, table_path)
 
     cases = read_rows(table_path, place, columns, patient, split, share, seed, labels)
     return cases_with_report(cases, table_path)

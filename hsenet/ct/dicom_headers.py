@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .dicom_files import CT_IMAGE, TAGS, load_pydicom
+from .dicom_files import CT_IMAGE, TAGS, damage, load_pydicom
 from .volume import VolumeError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Reconstruction:
     kinds: tuple[str, ...] = ()  # `ORIGINAL`, `PRIMARY`, `AXIAL`, …
     contrast: bool = False  # is an agent named?
     description: str = ""  # free text
-    number: int | None = None  # of the series
+    number: float | None = None  # of the series
 
 # %% ../../nbs/ct/03_dicom_headers.ipynb #3c6adf43
 @dataclass
@@ -79,19 +79,35 @@ class Slice:
 # %% ../../nbs/ct/03_dicom_headers.ipynb #033c37eb
 def _numbers(ds: "Dataset", name: str, n: int) -> np.ndarray:
     "`n` finite numbers of an element. Raises `VolumeError`."
-    value = ds.get(name)
-    if value is None or value == "": value = []
-    numbers = np.atleast_1d(np.asarray(value, float))
-    if numbers.shape != (n,) or not np.isfinite(numbers).all():
-        many = f"{n} numbers" if n > 1 else "a number"
+    many = f"{n} numbers" if n > 1 else "a number"
+    try:
+        value = ds.get(name)
+        if value is None or value == "": value = []
+        numbers = np.atleast_1d(np.asarray(value, float))
+    except damage():
+        raise VolumeError(f"expected {many} in {name}, found something else") from None
+    if numbers.shape != (n,):
         raise VolumeError(f"expected {many} in {name}, found {len(numbers) or 'none'}")
+    if not np.isfinite(numbers).all():
+        raise VolumeError(f"expected finite numbers in {name}, found others")
     return numbers
 
 
 def _number(ds: "Dataset", name: str) -> float | None:
     "One number, None where the element is missing or blank. Raises `VolumeError`."
-    if ds.get(name) in (None, ""): return None
-    return float(_numbers(ds, name, 1)[0])
+    try:
+        empty = name not in ds or ds[name].is_empty
+    except damage():  # there is something
+        empty = False
+    return None if empty else float(_numbers(ds, name, 1)[0])
+
+
+def _whole(ds: "Dataset", name: str) -> int | None:
+    "One whole number, None where the element is missing or blank. Raises `VolumeError`."
+    number = _number(ds, name)
+    if number is None: return None
+    if not number.is_integer(): raise VolumeError(f"expected a whole number in {name}")
+    return int(number)
 
 # %% ../../nbs/ct/03_dicom_headers.ipynb #1f434268
 def _padding(ds: "Dataset") -> tuple[int, int] | None:
@@ -104,11 +120,11 @@ def _padding(ds: "Dataset") -> tuple[int, int] | None:
 
 def _stored(ds: "Dataset") -> Stored:
     "How a header's numbers are stored. Raises `VolumeError`."
-    allocated = ds.get("BitsAllocated")
-    bits = ds.get("BitsStored") or allocated
-    high = ds.get("HighBit")
+    allocated = _whole(ds, "BitsAllocated")
+    bits = _whole(ds, "BitsStored") or allocated
+    high = _whole(ds, "HighBit")
     if high is None and bits: high = bits - 1
-    kind = ds.get("PixelRepresentation")
+    kind = _whole(ds, "PixelRepresentation")
     fits = allocated in (8, 16, 32) and 1 < bits <= allocated
     if not fits or high != bits - 1 or kind not in (0, 1, None):
         raise VolumeError(
@@ -121,16 +137,16 @@ def _stored(ds: "Dataset") -> Stored:
 def _shape(ds: "Dataset") -> tuple[int, int]:
     "Rows and columns of a grey plane. Raises `VolumeError`."
     grey = str(ds.get("PhotometricInterpretation") or "MONOCHROME2").startswith("MONOCHROME")
-    if int(ds.get("SamplesPerPixel") or 1) != 1 or not grey:
+    if (_whole(ds, "SamplesPerPixel") or 1) != 1 or not grey:
         raise VolumeError("expected grey pixels, found colours")
-    if int(ds.get("NumberOfFrames") or 1) != 1:
+    if (_whole(ds, "NumberOfFrames") or 1) != 1:
         raise VolumeError("expected one plane, found several frames without a header each; "
                           "convert it to NIfTI (dcm2niix)")
-    rows, columns = ds.get("Rows"), ds.get("Columns")
+    rows, columns = _whole(ds, "Rows"), _whole(ds, "Columns")
     for n in (rows, columns):
-        if not 1 < int(n or 0) <= 8192:
+        if not 1 < (n or 0) <= 8192:
             raise VolumeError(f"expected 2 to 8192 rows and columns, found {rows} and {columns}")
-    return int(rows), int(columns)
+    return rows, columns
 
 # %% ../../nbs/ct/03_dicom_headers.ipynb #4a467086
 _TELLING = ["StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "SeriesDescription",
@@ -150,15 +166,22 @@ def _made(ds: "Dataset") -> Reconstruction:
     if not isinstance(kernel, str): kernel = " ".join(str(part) for part in kernel)
     kinds = ds.get("FrameType") or ds.get("ImageType") or ()
     if isinstance(kinds, str): kinds = (kinds,)
-    number = _number(ds, "SeriesNumber")
     return Reconstruction(
         kernel=kernel.strip(),
-        thickness=_number(ds, "SliceThickness"),
+        thickness=_if_readable(ds, "SliceThickness"),
         kinds=tuple(str(kind) for kind in kinds),
         contrast=bool(str(ds.get("ContrastBolusAgent") or "").strip()),
         description=str(ds.get("SeriesDescription") or "").strip(),
-        number=None if number is None else int(number),
+        number=_if_readable(ds, "SeriesNumber"),
     )
+
+
+def _if_readable(ds: "Dataset", name: str) -> float | None:
+    "A number that only describes a series; None where there is none."
+    try:
+        return _number(ds, name)
+    except VolumeError:
+        return None
 
 # %% ../../nbs/ct/03_dicom_headers.ipynb #0711b5dc
 _HU_UNITS = ("HU", "US", "")  # RescaleType: Hounsfield units, unspecified, not said
@@ -240,7 +263,7 @@ def _take_groups(header: "Dataset", groups: "Dataset") -> None:
 def frame_headers(ds: "Dataset") -> Iterator["Dataset"]:
     "The header of each frame, as if it were a file of its own. Raises `VolumeError`."
     frames = ds.get("PerFrameFunctionalGroupsSequence") or []
-    said = int(ds.get("NumberOfFrames") or len(frames))
+    said = _whole(ds, "NumberOfFrames") or len(frames)
     if not len(frames) or said != len(frames):
         raise VolumeError(f"expected a header for each of {said} frames, found {len(frames)}")
     shared = load_pydicom().Dataset()

@@ -118,8 +118,12 @@ def _check_length(ds: "Dataset", s: Slice) -> None:
 
 def decode_slice(ds: "Dataset", s: Slice) -> np.ndarray:
     "Numbers `(rows, columns)` as decoded. Raises `VolumeError` without naming the file."
+    pydicom = load_pydicom()
+    run_lengths = ds.file_meta.TransferSyntaxUID == pydicom.uid.RLELossless
+    decoder = "pydicom" if run_lengths else ""
+    index = s.frame or 0
     try:
-        raw = load_pydicom().pixels.pixel_array(ds, index=s.frame or 0, raw=True)
+        raw = pydicom.pixels.pixel_array(ds, index=index, raw=True, decoding_plugin=decoder)
     except damage() as e:
         raise _undecodable(ds, e) from None
     if raw.shape != s.shape: raise VolumeError(f"expected {s.shape} pixels, found {raw.shape}")

@@ -24,6 +24,7 @@ from nibabel.orientations import inv_ornt_aff
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from .formats import not_nifti
 from .grid import IGNORED, misplacement, to_patient_grid
 from .volume import (CT, Given, VolumeError, check_extent, check_geometry, check_hu,
                               check_memory, patient_turn, positive_spacing, replace_padding, to_hu)
@@ -33,18 +34,13 @@ _GZIP = b"\x1f\x8b"  # how gzip data begin
 
 
 def open_ct(path: str | Path) -> IO[bytes]:
-    "The decompressed content of a file (`.gz` or not). Raises `FileNotFoundError`, `VolumeError`."
+    "The content of a file, decompressed if it is gzip, by whatever name. Raises `FileNotFoundError`."
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no CT file at {path}; expected a .nii or .nii.gz file")
     with open(path, "rb") as file:
         start = file.read(len(_GZIP))
-    if start == _GZIP: return igzip.open(path, "rb")
-    if path.suffix == ".gz":
-        size = path.stat().st_size
-        raise VolumeError(f"{path}: expected gzip data, found {size} bytes that aren't; "
-                          "download it again")
-    return open(path, "rb")
+    return igzip.open(path, "rb") if start == _GZIP else open(path, "rb")
 
 # %% ../../nbs/ct/01_nifti.ipynb #9be6cd44
 _PIECE = 1 << 22  # bytes asked for at once
@@ -96,12 +92,10 @@ def read_header(
     buffer = np.zeros(_HEADER, np.uint8)
     filled = read_into(file, buffer, path)
     start = buffer[:filled].tobytes()
-    if start[128:132] == b"DICM":
-        raise VolumeError(f"{path}: one slice of a DICOM series; give its folder")
     try:
         header = _parse_header(start)
     except _NO_NIFTI as e:
-        raise VolumeError(f"{path}: not a NIfTI file ({e})") from e
+        raise not_nifti(start, str(e), path) from e
     dtype = header.get_data_dtype()
     if dtype.kind not in "iuf":
         raise VolumeError(f"{path}: expected integers or floats, found {dtype}")
@@ -335,6 +329,7 @@ def header_facts(
     turned = [axes[axis] for axis in np.argsort(turn[:, 0])]
     check_geometry((turned[2], turned[0], turned[1]), (z, x, y), given, path)
     meta["orientation"] = "".join(nib.aff2axcodes(affine))
+    meta["affine"] = (affine @ inv_ornt_aff(turn, axes)).tolist()
     askew = misplacement(affine, axes, path) > IGNORED
     return HeaderFacts(turn, (z, x, y), slope, intercept, meta, affine if askew else None)
 

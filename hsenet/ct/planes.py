@@ -19,6 +19,7 @@ from scipy.sparse import csr_matrix
 
 from ..config import SliceConfig, VolumeConfig
 from .dicom_series import holds_dicom
+from .formats import itk_format
 from .nifti import (HeaderFacts, VoxelLayout, check_end, header_facts, open_ct,
                              read_header, read_into, skip_to_voxels, voxel_layout)
 from .read import read_given
@@ -237,7 +238,7 @@ def read_planes(
 # %% ../../nbs/ct/05_planes.ipynb #e776e95a
 def unpacked_size(path: str | Path, volume: int | None = None) -> int:
     "Bytes of a NIfTI file's volume, by its header; 0 for DICOM. Raises as `read_ct`."
-    if holds_dicom(path): return 0
+    if holds_dicom(path) or itk_format(path): return 0
     with open_ct(path) as file:
         header, _ = read_header(file, path)
     layout = voxel_layout(header, path, volume)

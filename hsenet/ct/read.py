@@ -10,12 +10,14 @@ from pathlib import Path
 
 from .dicom import read_dicom
 from .dicom_series import holds_dicom
+from .formats import itk_format
+from .itk import read_itk
 from .nifti import read_nifti
 from .volume import CT, Given, length_warnings, named_errors
 
 # %% ../../nbs/ct/03_read.ipynb #df3cbc2d
 def read_ct(
-    path: str | Path,  # .nii or .nii.gz; of a DICOM series the folder, a .zip, or one file
+    path: str | Path,  # NIfTI, or what `ct.itk` reads; of a DICOM series the folder, a .zip, or one file
     slope: float | None = None,  # HU = slope · stored + intercept
     intercept: float | None = None,
     spacing: tuple[float, float, float] | None = None,  # mm (z, x, y)
@@ -33,6 +35,11 @@ def read_given(
 ) -> CT:
     "`read_ct`, with all that is said beside the file in one."
     with named_errors(path):
-        ct = read_dicom(path, given) if holds_dicom(path) else read_nifti(path, given)
+        if holds_dicom(path):
+            ct = read_dicom(path, given)
+        elif itk_format(path):
+            ct = read_itk(path, given)
+        else:
+            ct = read_nifti(path, given)
         ct.meta["warnings"] += length_warnings(ct.extent[0])
         return ct

@@ -24,7 +24,7 @@ from .predictions import (
 from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.clinical import (
     Report, clinical_baselines, clinical_scores, finding_table, presence, stated_scores)
-from ..metrics.labelers import Labeler, PerReport, load_labeler
+from ..metrics.labelers import Labeler, PerReport, load_labeler, unreadable
 from ..metrics.score import summaries
 from ..metrics.text import baseline_texts, text_scores
 from ..models.vlm import HSENetVLM
@@ -75,7 +75,8 @@ def nearest_reports(
     cases = digest_of([{"id": record["case"], "record": record} for record in records])
     key = run_key(model_folder, data.cache, known=len(known), cases=cases)
     found = {}
-    if path.is_file(): found = check_fields(read_json(path), {"key": dict, "nearest": dict}, f"{path}", AGAIN)
+    fields = {"key": dict, "nearest": dict}
+    if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
         model, _ = load_model(HSENetVLM, model_folder)
         features = _mean_tokens(model, data, records)
@@ -227,10 +228,11 @@ def evaluate_mrg(
     # label, then score the findings
     numbers, not_computed = {}, {}
     details = {"labeler": _labeler_name(labeler)}
-    if labeler is None:
-        not_computed["clinical scores"] = "no labeler was given"
+    if isinstance(labeler, str): labeler = named_labeler(labeler)
+    reason = unreadable(labeler, texts["references"])
+    if reason:
+        not_computed["clinical scores"] = reason
     else:
-        if isinstance(labeler, str): labeler = named_labeler(labeler)
         numbers, details["per_finding"] = _findings(labeler, output, once, texts, patients)
     # score the words
     words, reasons = text_numbers(**texts, patients=patients, learned=learned)

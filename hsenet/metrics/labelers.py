@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'RULES', 'ELSEWHERE', 'ATTENTION', 'RADBERT_NAMES', 'LabelerError', 'Labeler', 'PerReport', 'clauses',
-           'assertion', 'places', 'RuleLabeler', 'BertLabeler', 'radbert_folder', 'load_labeler']
+           'assertion', 'places', 'RuleLabeler', 'unreadable', 'BertLabeler', 'radbert_folder', 'load_labeler']
 
 # %% ../../nbs/metrics/07_labelers.ipynb #732415e5
 import logging
@@ -21,6 +21,7 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from ..files import PlainError
+from .words import other_script
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +247,8 @@ _ORDER = {"present": 2, "uncertain": 1, "absent": 0}
 class RuleLabeler:
     "18 labels by pattern and cue; `uncertain_is_present`: does a doubted finding count?"
 
+    english = True  # it finds nothing in reports of another language
+
     def __init__(self, uncertain_is_present: bool = False):
         self.names = tuple(RULES)
         self.uncertain_is_present = uncertain_is_present
@@ -277,6 +280,18 @@ class RuleLabeler:
 
     def __call__(self, reports: Sequence[str]) -> list[dict[str, dict]]:
         return [self.one(report) for report in reports]
+
+# %% ../../nbs/metrics/07_labelers.ipynb #2ad728ca
+def unreadable(
+    labeler: Labeler | None,  # `english`: True if it reads English only
+    reports: Sequence[str],
+) -> str | None:
+    "Why a labeler can't read reports; None where it can read at least half of them."
+    if labeler is None: return "no labeler was given"
+    others = sum(other_script(report) for report in reports)
+    if not getattr(labeler, "english", False) or 2 * others < len(reports): return None
+    return (f"the labeler reads English, and {others} of {len(reports)} reports are in another "
+            "script; name a classifier that reads them (its folder, or a hub name)")
 
 # %% ../../nbs/metrics/07_labelers.ipynb #051e41c2
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")

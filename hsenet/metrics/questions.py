@@ -7,7 +7,7 @@ __all__ = ['BINS', 'QUESTIONS', 'check_answers', 'class_member', 'location_score
            'vqa_metrics', 'true_presence', 'presence_scores', 'bins_of', 'calibration_error_of', 'probability_scores',
            'calibration', 'base_rate_scores', 'presence_metrics', 'size_gaps', 'size_scores', 'size_metrics',
            'term_counts', 'abnormality_scores', 'abnormality_metrics', 'QuestionKind', 'location_details',
-           'majority_answers', 'baseline_answers', 'template_spread']
+           'majority_answers', 'baseline_answers']
 
 # %% ../../nbs/metrics/09_questions.ipynb #16208056
 from collections import Counter, defaultdict
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from .answers import (
-    ANATOMY, OFF_LIST, TOLERANCE, VQAMetricError, exact_hit, major_class, major_hit, path_credit,
-    path_of, presence_hit, shared_steps, size_hit, size_in_mm, terms, terms_f1, yes_or_no)
+    ANATOMY, OFF_LIST, TOLERANCE, VQAMetricError, exact_hit, holds_size, is_on_list, major_class,
+    major_hit, names_terms, path_credit, path_of, presence_hit, says_yes_or_no, shared_steps,
+    size_hit, size_in_mm, terms, terms_f1, yes_or_no)
 from hsenet.metrics.score import (
     PROTOCOLS, RankScore, Score, mean_f1, mean_of_shares, mean_score, median_of, micro_f1,
     protocol_name)
@@ -362,6 +363,8 @@ def abnormality_scores(
     "`exact match`, `F1` of each answer's terms, `micro-F1` of all pooled, `macro-F1` over terms."
     check_answers(predictions, answers)
     pairs = list(zip(predictions, answers))
+    for answer in answers:
+        if not terms(answer): raise VQAMetricError(f"answer {answer!r} names no abnormality")
     f1 = mean_score([terms_f1(*pair) for pair in pairs])
     exact = mean_score([terms(prediction) == terms(answer) for prediction, answer in pairs])
     pooled = [sum(term_counts([prediction], [answer]).values()) for prediction, answer in pairs]
@@ -389,7 +392,8 @@ def abnormality_metrics(predictions: Sequence[str], answers: Sequence[str]) -> d
 class QuestionKind:
     "What an evaluation must know of a kind of question."
     scores: Callable[..., dict[str, Score]]  # (predictions, answers) → {name: Score}
-    hit: Callable[[str, str], float]  # (prediction, answer) → 0…1
+    hit: Callable[[str, str], float]  # (prediction, answer) → 0…1; NaN: can't be scored
+    scorable: Callable[[str], bool]  # can a true answer be scored?
     headline: Sequence[str]  # names of scores
     compared: Sequence[str]  # names of scores
     details: Callable[..., dict]  # (predictions, answers) → what isn't a single number
@@ -405,6 +409,7 @@ QUESTIONS = {
     "location": QuestionKind(
         location_scores,
         exact_hit,
+        scorable=is_on_list,
         headline=["exact match", "major class", "major class (released)"],
         compared=["exact match", "major class", "path credit"],
         details=location_details,
@@ -412,6 +417,7 @@ QUESTIONS = {
     "presence": QuestionKind(
         presence_scores,
         presence_hit,
+        scorable=says_yes_or_no,
         headline=["accuracy", "sensitivity", "specificity", "Brier score"],
         compared=["accuracy"],
         details=presence_metrics,
@@ -420,6 +426,7 @@ QUESTIONS = {
     "size": QuestionKind(
         size_scores,
         size_hit,
+        scorable=holds_size,
         headline=["mean absolute error (mm)", "within 2 mm"],
         compared=["within 2 mm"],
         details=size_metrics,
@@ -427,6 +434,7 @@ QUESTIONS = {
     "abnormality": QuestionKind(
         abnormality_scores,
         terms_f1,
+        scorable=names_terms,
         headline=["exact match", "F1"],
         compared=["exact match", "F1"],
         details=abnormality_metrics,
@@ -466,31 +474,4 @@ def baseline_answers(
         "per-question majority": [majority.get(asked, majority[""]) for asked in abnormalities],
         "most common answer": [majority[""]] * len(abnormalities),
         "random training answer": [train_answers[i] for i in drawn],
-    }
-
-# %% ../../nbs/metrics/09_questions.ipynb #2d7ff526
-def template_spread(
-    predictions: Sequence[Sequence[str]],  # (templates, questions)
-    hits: np.ndarray,  # (templates, questions) 0…1: is it right, or how right
-) -> dict:
-    """`{mean, lowest, highest, std, same_answer, n_templates, n}`: scores of the templates, and the
-    share of questions answered alike in all."""
-    hits = np.asarray(hits, float)
-    lengths = [len(row) for row in predictions]
-    if hits.ndim != 2 or not hits.size or lengths != [hits.shape[1]] * len(hits):
-        raise VQAMetricError("expected answers and hits of (templates, questions), found "
-                             f"{lengths} answers and hits {hits.shape}")
-    each = hits.mean(axis=1)
-    alike = []
-    for answers in zip(*predictions):
-        different = {answer.strip().lower() for answer in answers}
-        alike.append(len(different) == 1)
-    return {
-        "mean": float(each.mean()),
-        "lowest": float(each.min()),
-        "highest": float(each.max()),
-        "std": float(each.std()),
-        "same_answer": float(np.mean(alike)),
-        "n_templates": len(hits),
-        "n": hits.shape[1],
     }

@@ -1,4 +1,4 @@
-"""CT files: NIfTI, gzip, DICOM."""
+"""CT files: NIfTI, gzip."""
 import gzip
 from pathlib import Path
 
@@ -71,24 +71,4 @@ def gzipped(work: Path, rng):
     use_ct(path)
 
 
-def dicom(work: Path, rng):
-    "One slice of a series; some series are run-length encoded."
-    from hsenet.ct.dicom import write_series
-    series = work / ("rle" if rng.random() < 0.3 else "plain")
-    if not series.is_dir():
-        import pydicom
-        for path in write_series(series, body()[1:4], (30, 15, 15)):
-            ds = pydicom.dcmread(path)
-            if series.name == "rle":
-                ds.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-            ds.save_as(path)
-    path = sorted(series.iterdir())[rng.integers(3)]
-    good = path.read_bytes()
-    path.write_bytes(mutate(good, rng, False, head=1400))
-    try:
-        use_ct(series)
-    finally:
-        path.write_bytes(good)
-
-
-KINDS = {"nifti": nifti, "gzip": gzipped, "dicom": dicom}
+KINDS = {"nifti": nifti, "gzip": gzipped}

@@ -27,9 +27,9 @@ Difficulty = Annotated[str, OneOf(("bold", "subtle"))]
 @dataclass
 class PhantomConfig(Settings):
     "The synthetic corpus."
-    difficulty: Difficulty = "subtle"  # `bold`: few and large findings; `subtle`: all, at real sizes
-    n_train: Count = 3000  # scans for training (and tuning)
-    n_valid: Count = 200  # held-out scans
+    difficulty: Difficulty = "subtle"  # `bold`: few and large; `subtle`: all, at real sizes
+    n_train: CountOrZero = 3000  # scans for training (and tuning)
+    n_valid: CountOrZero = 200  # held-out scans
     shape: tuple[Voxels, Voxels, Voxels] = (64, 160, 160)  # voxels (z, x, y)
     second_reconstruction: Share = 0.1  # share of scans with two reconstructions
     variants: Annotated[int, Between(1, 1000)] = 1  # phrasings of each training report
@@ -72,7 +72,7 @@ class EncoderConfig(Settings):
     num_heads: Layers = 12
     mlp_dim: Width = 3072
     dropout: Dropout = 0.0
-    input_mean: InputMean = 0.33  # of the volume in 0–1, taken off before the patches; released: 0
+    input_mean: InputMean = 0.33  # of the volume in 0–1, taken off; released: 0
     input_std: InputStd = 0.38  # of the volume, divided by; released: 1
 
 # %% ../nbs/00_config.ipynb #2d609bcd
@@ -278,7 +278,22 @@ def override_all(config: Config, settings: dict) -> Config:
     for name, value in settings.items():
         if not isinstance(name, str): raise ConfigError(_unknown(shown(name), Config))
         _set(config, name.split("."), value, name)
+    _check_sizes(config)
     return config
+
+
+def _check_sizes(config: Config) -> None:
+    "Raise `ConfigError` for sizes that no transformer can have together."
+    for group in ("encoder", "text", "language"):
+        sizes = getattr(config, group)
+        if sizes.hidden_size % sizes.num_heads == 0: continue
+        raise ConfigError(
+            f"settings {group}.hidden_size and {group}.num_heads: expected a width that the heads "
+            f"can share, found {sizes.hidden_size} and {sizes.num_heads}")
+    if all(s % p == 0 for s, p in zip(config.volume.size, config.encoder.patch_size)): return
+    raise ConfigError(
+        "settings volume.size and encoder.patch_size: expected whole patches along each axis, "
+        f"found {config.volume.size} and {config.encoder.patch_size}")
 
 # %% ../nbs/00_config.ipynb #b4bce693
 def _paper() -> Config:

@@ -44,7 +44,7 @@ def say_no_room(
     path: str | Path,  # what is being written
     wanted: int | None = None,  # bytes, where they are known
 ) -> Iterator[None]:
-    "An error because of a full disk meanwhile becomes an `OSError` with path, bytes wanted and free."
+    "A full disk meanwhile becomes an `OSError` that says path, bytes wanted and bytes free."
     try:
         yield
     except (OSError, RuntimeError, ValueError) as e:
@@ -201,7 +201,7 @@ def _parse_json(text: str) -> Any:
     return content
 
 # %% ../nbs/01_files.ipynb #5c6592da
-YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times sooner, where it is built in
+YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # sooner, where it is built in
 
 
 def _count_values(events: Iterable[yaml.Event]) -> int:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from .files import PlainError, read_lines
+from .messages import as_label
 
 # %% ../nbs/02_plots.ipynb #b4ckend1
 plt.get_backend();
@@ -159,7 +160,7 @@ def show_ct(
             ax.set_title(name, fontsize=8)
             if cross:
                 ax.plot(*crosses[name], "+", ms=14, mew=1.2, color=COLOURS[4])
-        if title: fig.suptitle(title, fontsize=10)
+        if title: fig.suptitle(as_label(title), fontsize=10)
     return fig
 
 # %% ../nbs/02_plots.ipynb #3a0153ba
@@ -240,7 +241,7 @@ def overlay_patches(
         bar = fig.colorbar(scale, ax=axes, shrink=0.8, pad=0.01)
         bar.set_label(label, fontsize=8)
         bar.ax.tick_params(labelsize=7)
-        if title: fig.suptitle(title, fontsize=10)
+        if title: fig.suptitle(as_label(title), fontsize=10)
     return fig
 
 # %% ../nbs/02_plots.ipynb #8b8c4e7c
@@ -337,7 +338,7 @@ def plot_history(
             _draw_panel(ax, rows, keys, x, smooth, name)
         for ax in axes.flat[len(panels):]:
             ax.set_axis_off()
-        if title: fig.suptitle(title)
+        if title: fig.suptitle(as_label(title))
     return fig
 
 # %% ../nbs/02_plots.ipynb #3dc4d4b9
@@ -358,7 +359,7 @@ def _draw_baseline(
     ys = [rows[name] for name in known]
     mark = BASELINE_MARKS[i % len(BASELINE_MARKS)]
     colour = BASELINE_COLOURS[i % len(BASELINE_COLOURS)]
-    ax.plot(xs, ys, mark, color=colour, ms=4.5, ls="none", label=label)
+    ax.plot(xs, ys, mark, color=colour, ms=4.5, ls="none", label=as_label(label))
 
 # %% ../nbs/02_plots.ipynb #8e4083ba
 def plot_bars(
@@ -383,9 +384,9 @@ def plot_bars(
         for name, value in values.items():
             if value is None:
                 ax.text(0.005, rows[name], "not computed", va="center", fontsize=7, style="italic")
-        ax.set_yticks(list(rows.values()), list(rows))
+        ax.set_yticks(list(rows.values()), list(map(as_label, rows)))
         ax.invert_yaxis()
-        ax.set(title=title, xlabel=xlabel, xlim=limits)
+        ax.set(title=as_label(title), xlabel=xlabel, xlim=limits)
         ax.grid(axis="x", lw=0.4, alpha=0.6)
         ax.set_axisbelow(True)
         if baselines: fig.legend(loc="outside lower center", ncols=3)
@@ -404,13 +405,13 @@ def plot_recall(
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(5.6, 3), layout="constrained")
         for colour, (name, curve) in zip(COLOURS, curves.items()):
-            ax.plot(curve["k"], curve["value"], color=colour, lw=1.6, label=name)
+            ax.plot(curve["k"], curve["value"], color=colour, lw=1.6, label=as_label(name))
             if "low" in curve:
                 band = ax.fill_between(curve["k"], curve["low"], curve["high"])
                 band.set(color=colour, alpha=0.15, lw=0)
         if chance:
             ax.plot(chance["k"], chance["value"], "k:", lw=1.2, label="chance")
-        ax.set(title=title, xlabel="k", ylabel="R@k", xscale="log", ylim=(0, 1.02))
+        ax.set(title=as_label(title), xlabel="k", ylabel="R@k", xscale="log", ylim=(0, 1.02))
         ax.set_xticks(ticks, ticks)
         ax.set_xticks([], minor=True)
         ax.grid(lw=0.4, alpha=0.6)
@@ -446,8 +447,9 @@ def plot_confusion(
         for i, j in zip(*np.nonzero(counts)):
             colour = "white" if share[i, j] > 0.55 else "black"
             ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=colour)
-        ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
-        ax.set_yticks(range(len(rows)), rows, fontsize=8)
-        ax.set(xlabel="predicted", ylabel="true", title=title)
+        across = list(map(as_label, columns))
+        ax.set_xticks(range(len(columns)), across, rotation=40, ha="right", fontsize=8)
+        ax.set_yticks(range(len(rows)), list(map(as_label, rows)), fontsize=8)
+        ax.set(xlabel="predicted", ylabel="true", title=as_label(title))
         ax.spines[["top", "right"]].set_visible(True)
     return fig

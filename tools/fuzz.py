@@ -31,6 +31,7 @@ from fuzzing import corpora, dicoms, own, scans, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10
+LONGER = {"roads": 60}  # a kind that trains three models on the way
 GIGABYTES = 1.0
 KINDS = scans.KINDS | dicoms.KINDS | corpora.KINDS | settings.KINDS | own.KINDS
 SLOW = {"roads": 20, "run": 5, "bundle": 3, "evaluation": 2, "cache": 2}  # kinds with a 20th, a 5th … of the inputs
@@ -60,7 +61,7 @@ def one(kind: str, number: int, work: Path) -> dict:
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far
     held = memory("VmRSS")
     start = time.perf_counter()
-    signal.alarm(SECONDS)
+    signal.alarm(LONGER.get(kind, SECONDS))
     end = outcome(kind, number, work)
     signal.alarm(0)
     grown = memory("VmHWM") - held
@@ -95,9 +96,9 @@ def worker(kind: str, first: int, n: int):
             print(json.dumps(one(kind, number, Path(work))), flush=True)
 
 
-def warm(kind: str, work: Path) -> dict:
+def warm(kind: str, work: Path, n: int = 8) -> dict:
     "Some inputs without limits, to make the good files and load what is loaded once; not counted."
-    for number in range(10**6, 10**6 + 8):
+    for number in range(10**6, 10**6 + n):
         try:
             KINDS[kind](work, np.random.default_rng(number))
         except Exception:
@@ -114,15 +115,17 @@ def run_kind(kind: str, first: int, n: int) -> list[dict]:
         command += ["--first", str(first), "--n", str(stop - first)]
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         env = os.environ | threads | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT)
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT,
+            stderr=subprocess.DEVNULL)
         new = [json.loads(line) for line in process.stdout.splitlines()]
         if not new: raise SystemExit(f"{kind}: the worker didn't start (status {process.returncode})")
         rows += new[1:]
         first = max(first, new[-1]["number"] + 1)
         if first < stop:
             late = process.returncode == -signal.SIGALRM
-            why = f"more than {SECONDS} s" if late else f"the process died ({process.returncode})"
-            rows.append({"number": first, "end": f"FAILED {why}", "seconds": SECONDS, "gb": 0})
+            seconds = LONGER.get(kind, SECONDS)
+            why = f"more than {seconds} s" if late else f"the process died ({process.returncode})"
+            rows.append({"number": first, "end": f"FAILED {why}", "seconds": seconds, "gb": 0})
             first += 1
     return rows
 

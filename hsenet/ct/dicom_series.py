@@ -57,6 +57,9 @@ def dicom_files(
         with tempfile.TemporaryDirectory() as folder:
             unpack_zip(path, folder)
             yield _files_below(folder)
+    elif not is_dicom(path):
+        raise VolumeError(f"{path}: no DICOM file; expected a folder with the files of a DICOM "
+                          "series, one of its files, or a .zip of them")
     else:
         yield _files_below(path.parent)
 
@@ -305,7 +308,9 @@ def pick_series(
     scanned: Scanned,
     series: str | None,  # UID, its beginning, or short name; "auto"; None: the only one
 ) -> list[Slice]:
-    "The slices of the series asked for, or of the only one. Raises `VolumeError`."
+    """The slices of the series asked for, or of the only one of several slices.
+
+    Raises `VolumeError`."""
     groups = group_series(scanned.slices)
     if not groups: raise _nothing_found(scanned)
     facts = {name: describe_series(slices) for name, slices in groups.items()}
@@ -313,7 +318,8 @@ def pick_series(
     if series == "auto":
         names = [auto_series(facts)]
     elif series is None:
-        names = list(groups)
+        several = [name for name in groups if facts[name]["step"] is not None]
+        names = several or list(groups)
     else:
         names = _named(groups, series)
     if not names:

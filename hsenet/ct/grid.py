@@ -54,6 +54,13 @@ class Grid:
     spacing: tuple[float, float, float]  # mm (x, y, z)
     origin: tuple[float, float, float]  # mm (x, y, z; LPS), of the first voxel's centre
 
+    @property
+    def affine(self) -> np.ndarray:
+        "(4, 4) voxels (x, y, z) → mm (RAS+)."
+        affine = np.diag([*self.spacing, 1.0])
+        affine[:3, 3] = self.origin
+        return np.diag([-1, -1, 1, 1]) @ affine
+
 
 def patient_grid(
     affine: np.ndarray,  # (4, 4) voxels → mm (RAS+)
@@ -115,6 +122,7 @@ class OnPatientAxes:
     "A scan along the patient's axes, (x, y, z)."
     array: np.ndarray  # x to the left, y to the back, z to the head
     spacing: tuple[float, float, float]  # mm (x, y, z)
+    affine: np.ndarray  # (4, 4) voxels → mm (RAS+)
     field: np.ndarray | None = None  # bool: what was scanned; None: everything
     degrees: float | None = None  # by how much it was turned; None: not resampled
 
@@ -123,6 +131,7 @@ class OnPatientAxes:
         hu = self.array.transpose(2, 0, 1)
         if min(hu.strides) < 0: hu = np.ascontiguousarray(hu)  # torch takes no flipped views
         x, y, z = self.spacing
+        meta = meta | {"affine": self.affine.tolist()}
         if self.field is None: return CT(hu, (z, x, y), meta)
         told = (f"its axes lie {self.degrees:.2g}° off the patient's; "
                 "it was resampled to them (linear)")
@@ -139,7 +148,8 @@ def to_patient_grid(
     "Turned, and resampled where turning isn't enough. Raises `VolumeError`."
     turn, spacing = patient_turn(affine, path)
     if misplacement(affine, array.shape, path) <= IGNORED:
-        return OnPatientAxes(nib.apply_orientation(array, turn), spacing)
+        of_turned = affine @ inv_ornt_aff(turn, array.shape)
+        return OnPatientAxes(nib.apply_orientation(array, turn), spacing, of_turned)
     grid = patient_grid(affine, array.shape, path)
     hu, field = resample_linear(array, affine, grid)
-    return OnPatientAxes(hu, grid.spacing, field, rotated_degrees(affine, path))
+    return OnPatientAxes(hu, grid.spacing, grid.affine, field, rotated_degrees(affine, path))

@@ -329,6 +329,7 @@ def header_facts(
     turned = [axes[axis] for axis in np.argsort(turn[:, 0])]
     check_geometry((turned[2], turned[0], turned[1]), (z, x, y), given, path)
     meta["orientation"] = "".join(nib.aff2axcodes(affine))
+    meta["affine"] = (affine @ inv_ornt_aff(turn, axes)).tolist()
     askew = misplacement(affine, axes, path) > IGNORED
     return HeaderFacts(turn, (z, x, y), slope, intercept, meta, affine if askew else None)
 

@@ -186,9 +186,10 @@ def check_sample(
         reason = "no soft tissue"
     else:
         return
+    advice = "check slope and intercept"
+    if lowest >= 0 and highest <= 255: advice += "; 0 to 255 are grey levels of a picture, not HU"
     raise VolumeError(f"{path}: {reason}, out of range for a CT: {lowest:g} to {highest:g} HU "
-                      f"(from {source or 'the caller'}), {air:.1%} below -300; "
-                      "check slope and intercept")
+                      f"(from {source or 'the caller'}), {air:.1%} below -300; {advice}")
 
 # %% ../../nbs/ct/00_volume.ipynb #ef2a719e
 def check_finite(

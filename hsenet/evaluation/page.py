@@ -37,8 +37,8 @@ def read_run(
     found = read_json(path, "expected the folder of an evaluation, or of a quickstart")
     check_fields(found, {}, f"{path}", AGAIN)
     several = {Path(folder).name: found} if "numbers" in found else found
-    with_numbers = [each for each in several.values() if "numbers" in check_fields(each, {}, f"{path}")]
-    if not several or len(with_numbers) < len(several):
+    for each in several.values(): check_fields(each, {}, f"{path}", AGAIN)
+    if not several or not all("numbers" in each for each in several.values()):
         names = ", ".join(list(found)[:5]) or "nothing"
         raise ReportError(f"{path}: expected numbers of one or several evaluations, found {names}")
     for metrics in several.values():

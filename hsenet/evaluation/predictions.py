@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..cache.datasets import CLIPDataset, VLMCollator
-from ..cache.manifest import one_per_scan
+from ..cache.manifest import cache_checksum, one_per_scan
 from ..cache.text import load_tokenizer
 from hsenet.files import (
     FileError, PlainError, append_lines, check_fields, read_json, read_lines, write_json,
@@ -57,14 +57,15 @@ def run_key(
     cache: str | Path,
     **settings: Any,  # whatever else the predictions depend on
 ) -> dict:
-    "What predictions depend on: the model's files, the cache's tables, and `settings`."
+    """What predictions depend on: the model's files, the cache (its tables, and its arrays as they
+    are now), and `settings`. Raises `FileNotFoundError`, `DatasetError`."""
     model = {}
     for path in sorted(Path(model_folder).iterdir()):
         if path.is_file(): model[path.name] = _stamp(path)
-    tables = {}
-    for name in ("manifest.jsonl", "questions.jsonl", "preprocess.yaml"):
-        tables[name] = _stamp(Path(cache) / name)
-    return {"model": model, "cache": tables, "settings": settings}
+    data = {"cases": cache_checksum(cache)}
+    for name in ("questions.jsonl", "templates.json", "preprocess.yaml"):
+        data[name] = _stamp(Path(cache) / name)
+    return {"model": model, "cache": data, "settings": settings}
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #ff11974c
 def _put_aside(

@@ -58,7 +58,8 @@ def yes_probabilities(
     path = Path(output) / "probabilities.json"
     key = run_key(model_folder, data.cache, asked=digest_of(asked))
     found = {}
-    if path.is_file(): found = check_fields(read_json(path), {"key": dict, "p_yes": dict}, f"{path}", AGAIN)
+    fields = {"key": dict, "p_yes": dict}
+    if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
         model, tokenizer = load_model(HSENetVLM, model_folder)
         options = QUESTIONS["presence"].options  # Yes. and No.

@@ -75,7 +75,8 @@ def nearest_reports(
     cases = digest_of([{"id": record["case"], "record": record} for record in records])
     key = run_key(model_folder, data.cache, known=len(known), cases=cases)
     found = {}
-    if path.is_file(): found = check_fields(read_json(path), {"key": dict, "nearest": dict}, f"{path}", AGAIN)
+    fields = {"key": dict, "nearest": dict}
+    if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
         model, _ = load_model(HSENetVLM, model_folder)
         features = _mean_tokens(model, data, records)

@@ -75,7 +75,7 @@ def roads(work: Path, rng):
     from hsenet.config import ConfigError, override, preset
     from hsenet.training import stages
 
-    names = [name for name in every_setting() if name not in QUICK and not name.endswith("pretrained") and name != "slices.encoder"]
+    names = [name for name in every_setting() if name not in QUICK and not name.endswith(("pretrained", "spacing")) and name != "slices.encoder"]
     config = override(preset("mini"), **{f"{stage}.epochs": 0.3 for stage in ("stage1", "stage2", "mrg")})
     for _ in range(rng.integers(1, 3)):
         name = one_of(names, rng)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FEATURE_SETTINGS', 'REMEDIES', 'FOLDERS', 'KINDS', 'CASE_NAME', 'CHECKSUM', 'LONGEST_NAME', 'PATHS', 'RECORD_FIELDS',
-           'logger', 'NO_CASE', 'SECOND', 'QUESTION_FIELDS', 'PreprocessError', 'DatasetError', 'cache_settings',
-           'array_settings', 'flat_settings', 'disk_errors', 'make_folders', 'hold_cache', 'check_fields',
-           'check_record', 'label_names', 'label_array', 'cache_about', 'read_records', 'settle_settings', 'open_cache',
-           'read_manifest', 'one_per_scan', 'write_stamped', 'array_checksum', 'cache_checksum', 'write_questions',
-           'read_questions']
+           'logger', 'NO_CASE', 'SECOND', 'BAD_ARRAY', 'QUESTION_FIELDS', 'PreprocessError', 'DatasetError',
+           'cache_settings', 'array_settings', 'flat_settings', 'disk_errors', 'make_folders', 'hold_cache',
+           'check_fields', 'check_record', 'label_names', 'label_array', 'cache_about', 'read_records',
+           'settle_settings', 'open_cache', 'read_manifest', 'one_per_scan', 'write_stamped', 'array_checksum',
+           'read_array', 'cache_checksum', 'write_questions', 'read_questions']
 
 # %% ../../nbs/cache/01_manifest.ipynb #7a29a296
 import errno
@@ -19,13 +19,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
 
 from ..config import Config
-from ..corpora.layouts import ABOUT, About, read_about
-from ..corpora.table import CorpusError
 from ..files import (
     FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
     write_json, write_lines, write_yaml)
@@ -228,8 +228,11 @@ def label_array(
     return np.array(rows, dtype=int).reshape(len(rows), len(names))
 
 # %% ../../nbs/cache/01_manifest.ipynb #35398772
-def cache_about(cache: str | Path) -> About:
+def cache_about(cache: str | Path) -> Any:  # a `corpora.layouts.About`
     "What fits the reports of a cache. Raises `DatasetError`."
+    # here, so that whoever loads a tokenizer doesn't load readers of corpora and CTs
+    from hsenet.corpora.layouts import ABOUT, read_about
+    from hsenet.corpora.table import CorpusError
     try:
         about = read_about(cache)
     except CorpusError as e:
@@ -383,6 +386,33 @@ def array_checksum(
     if digest == recorded and os.access(path, os.W_OK):
         _stamp(path, digest)  # next time a look will do
     return digest
+
+# %% ../../nbs/cache/01_manifest.ipynb #a1b2c513
+BAD_ARRAY = (  # what numpy raises for damaged files
+    EOFError, MemoryError, OSError, OverflowError, SyntaxError, TypeError, ValueError, TokenError)
+
+
+def read_array(
+    path: Path,
+    case: str,  # for the message
+    dimensions: int | None = None,  # expected; None: any
+) -> np.ndarray:
+    "An array of numbers of a cache, mapped, read-only. Raises `DatasetError`."
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as e:
+        raise DatasetError(f"case {case}: {path} is missing; run preprocessing again") from e
+    except BAD_ARRAY as e:
+        raise DatasetError(
+            f"case {case}: {path} can't be read ({e}); "
+            "delete it and run preprocessing again") from e
+    is_array = isinstance(array, np.ndarray) and array.dtype.kind in "fiu"
+    if not is_array or dimensions not in (None, array.ndim):
+        found = f"{array.dtype} of shape {array.shape}" if is_array else "something else"
+        raise DatasetError(
+            f"case {case}: {path} holds {found}, expected numbers in {dimensions or 'some'} "
+            "dimensions; delete it and run preprocessing again")
+    return array
 
 # %% ../../nbs/cache/01_manifest.ipynb #c81c345a
 def cache_checksum(

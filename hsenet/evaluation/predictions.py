@@ -27,11 +27,19 @@ from tqdm.auto import tqdm
 
 from .. import __version__
 from ..cache.datasets import CLIPDataset, VLMCollator
-from ..cache.manifest import one_per_scan
+from ..cache.manifest import cache_checksum, one_per_scan
 from ..cache.text import load_tokenizer
 from hsenet.files import (
-    FileError, PlainError, append_lines, check_fields, read_json, read_lines, write_json,
-    write_lines)
+    FileError,
+    PlainError,
+    append_lines,
+    check_fields,
+    read_json,
+    read_lines,
+    show_bar,
+    write_json,
+    write_lines,
+)
 from ..messages import shown
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
@@ -57,14 +65,15 @@ def run_key(
     cache: str | Path,
     **settings: Any,  # whatever else the predictions depend on
 ) -> dict:
-    "What predictions depend on: the model's files, the cache's tables, and `settings`."
+    """What predictions depend on: the model's files, the cache (its tables, and its arrays as they
+    are now), and `settings`. Raises `FileNotFoundError`, `DatasetError`."""
     model = {}
     for path in sorted(Path(model_folder).iterdir()):
         if path.is_file(): model[path.name] = _stamp(path)
-    tables = {}
-    for name in ("manifest.jsonl", "questions.jsonl", "preprocess.yaml"):
-        tables[name] = _stamp(Path(cache) / name)
-    return {"model": model, "cache": tables, "settings": settings}
+    data = {"cases": cache_checksum(cache)}
+    for name in ("questions.jsonl", "templates.json", "preprocess.yaml"):
+        data[name] = _stamp(Path(cache) / name)
+    return {"model": model, "cache": data, "settings": settings}
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #ff11974c
 def _put_aside(
@@ -159,7 +168,7 @@ def in_chunks(
     what: str,  # the progress bar's title
 ) -> Iterator[Sequence]:
     "Slices of `items`, with a progress bar."
-    with tqdm(total=len(items), desc=what, mininterval=2) as bar:
+    with tqdm(total=len(items), desc=what, mininterval=2, disable=not show_bar()) as bar:
         for start in range(0, len(items), size):
             chunk = items[start:start + size]
             yield chunk
@@ -178,7 +187,7 @@ def _encoded_batches(
     for item in asked:
         by_case.setdefault(item["record"]["case"], []).append(item)
     groups = list(by_case.values())
-    with tqdm(total=len(asked), desc=what, mininterval=2) as bar:
+    with tqdm(total=len(asked), desc=what, mininterval=2, disable=not show_bar()) as bar:
         for start in range(0, len(groups), batch_size):
             group = groups[start:start + batch_size]
             tokens = encode_records(model, data, [items[0]["record"] for items in group])

@@ -101,6 +101,8 @@ class CLIPConfig(Settings):
     projection_dim: Width = 768
     exp_logit_scale: bool = True  # the release multiplies by logit_scale itself, without exp
     logit_scale: Annotated[float, Between(-20, 20)] = 2.6592  # ln(1 / 0.07)
+    loss: Annotated[str, OneOf(("softmax", "sigmoid"))] = "softmax"  # InfoNCE, or SigLIP's
+    logit_bias: Annotated[float, Between(-100, 100)] = -10.0  # of `sigmoid`, at the start
     consistency_weight: Factor = 0.1  # stage 2: weight of the consistency loss at step 0 …
     consistency_steps: Count = 5000  # … falling linearly to zero here
     stage2_init: Name = "stage1"  # stage 2 starts from it, or from a released checkpoint
@@ -160,6 +162,7 @@ class StageConfig(Settings):
     epochs: Annotated[float, Between(0.001, 100_000)] = 50
     lr: Annotated[float, Between(0, 100)] = 1e-4
     batch_size: Times = 24  # cases, over all processes
+    micro_batch_size: Times | None = None  # cases in a process's memory at a time; None: its share
     accumulate: Times = 1  # batches per optimizer step
     weight_decay: Factor = 0.1
     warmup: Share = 0.03  # share of the steps
@@ -167,6 +170,8 @@ class StageConfig(Settings):
     max_length: Count | None = None  # tokens; None: the model's
     evaluate_every: Count = 500  # steps
     workers: Annotated[int, Between(0, 1024)] = 4  # DataLoader processes
+    compile: bool = False  # the blocks of the model, each by itself
+    checkpoint_blocks: bool = False  # compute a block anew in the backward: slower, less memory
     precision: Precision = "auto"  # `auto`: bf16 where the hardware has it; `fp32`, `bf16`
     init_from: InitFrom | None = None  # VQA: `mrg` starts from the trained report model
     cache_tokens: bool = False  # encode each volume once; needs frozen towers and no augmentation
@@ -174,12 +179,14 @@ class StageConfig(Settings):
 # %% ../nbs/00_config.ipynb #63038001
 def _mrg() -> StageConfig:
     "Report generation, as published."
-    return StageConfig(epochs=6, batch_size=16, weight_decay=0.0, max_length=800)
+    return StageConfig(epochs=6, batch_size=16, micro_batch_size=2, weight_decay=0.0, max_length=800)
 
 
 def _vqa() -> StageConfig:
     "Question answering, as published."
-    return StageConfig(epochs=4, batch_size=40, weight_decay=0.0, max_length=330, lr=5e-5)
+    return StageConfig(
+        epochs=4, batch_size=40, micro_batch_size=5, weight_decay=0.0, max_length=330, lr=5e-5
+    )
 
 
 def _plain(x: Any) -> Any:
@@ -319,7 +326,7 @@ def _tiny() -> Config:
     text = dict(pretrained=None, vocab_size=600, max_length=192, dropout=0.0)
     language = dict(pretrained=None, vocab_size=600, max_length=320, load_in_8bit=False, lora=False)
     stage = dict(warmup=0.1, batch_size=48, workers=0)
-    mrg = dict(lr=1e-3, warmup=0.05, weight_decay=0.05, workers=0, cache_tokens=True)
+    mrg = dict(micro_batch_size=None, lr=1e-3, warmup=0.05, weight_decay=0.05, workers=0, cache_tokens=True)
     vqa = mrg | dict(init_from="mrg")
     return override(
         Config(),

@@ -8,7 +8,7 @@ __all__ = ['NO_ROOM', 'LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_
            'write_json', 'write_yaml', 'write_array', 'existing_file', 'read_text', 'parse_yaml', 'read_json',
            'read_yaml', 'read_array', 'check_fields', 'blamed', 'write_lines', 'append_lines', 'read_lines',
            'replace_folder', 'swap_folder', 'recover_folder', 'hold_folder', 'checksum', 'fingerprint',
-           'write_inventory', 'check_inventory']
+           'write_inventory', 'check_inventory', 'show_bar']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
 import codecs
@@ -481,3 +481,8 @@ def _check_listed(path: Path, listed: Any, content: bool) -> None:
         raise FileError(f"{path} is damaged: expected {listed['bytes']} bytes, found {size}")
     if content and checksum(path) != listed["checksum"]:
         raise FileError(f"{path} is damaged: its checksum isn't the one in {INVENTORY}")
+
+# %% ../nbs/01_files.ipynb #490488b6
+def show_bar(progress: bool = True) -> bool:
+    "Is a progress bar to be shown, which the caller would show or not?"
+    return progress and os.environ.get("TQDM_DISABLE", "0") in ("", "0")

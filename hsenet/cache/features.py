@@ -32,7 +32,7 @@ from .slices import (
 from .workers import run_in_order
 from ..config import Config, SliceConfig
 from ..ct.resample import jpeg_round_trip
-from ..files import FileError, checksum, read_json, write_json, write_lines
+from ..files import FileError, checksum, read_json, show_bar, write_json, write_lines
 
 # %% ../../nbs/cache/02_features.ipynb #eabaf42e
 def resize_slices(
@@ -310,7 +310,7 @@ def encode_missing(
         prepare_batch, cache=cache, jpeg_quality=jpeg_quality, prepare=encoder.prepare)
     easy = not jpeg_quality and encoder.prepare is None  # nothing that is worth a process
     cases = sum(map(len, batches))
-    with tqdm(total=cases, desc="2D features", unit="case", disable=not progress) as bar:
+    with tqdm(total=cases, desc="2D features", unit="case", disable=not show_bar(progress)) as bar:
         # closed: workers end with an error here
         with closing(run_in_order(work, batches, 0 if easy else workers)) as prepared:
             for group, stacks in zip(batches, prepared):
@@ -368,7 +368,7 @@ def _encode_on_cluster(
     for group in missing_batches(records, batch, known):
         missing = {record["case"] for record in group if record["case"] not in known}
         groups.append([(group, missing)])
-    with tqdm(total=len(groups), desc="2D features", unit="batch", disable=not progress) as bar:
+    with tqdm(total=len(groups), desc="2D features", unit="batch", disable=not show_bar(progress)) as bar:
         with closing(run(partial(encode_on_worker, work=work), groups)) as finished:
             for results in finished:
                 for made in results:

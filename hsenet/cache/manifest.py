@@ -19,14 +19,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from tokenize import TokenError
 
 import numpy as np
 import pandas as pd
 
 from ..config import Config
-from ..corpora.layouts import ABOUT, About, read_about
-from ..corpora.table import CorpusError
 from ..files import (
     FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
     write_json, write_lines, write_yaml)
@@ -229,8 +228,11 @@ def label_array(
     return np.array(rows, dtype=int).reshape(len(rows), len(names))
 
 # %% ../../nbs/cache/01_manifest.ipynb #35398772
-def cache_about(cache: str | Path) -> About:
+def cache_about(cache: str | Path) -> Any:  # a `corpora.layouts.About`
     "What fits the reports of a cache. Raises `DatasetError`."
+    # here, so that whoever loads a tokenizer doesn't load readers of corpora and CTs
+    from hsenet.corpora.layouts import ABOUT, read_about
+    from hsenet.corpora.table import CorpusError
     try:
         about = read_about(cache)
     except CorpusError as e:

@@ -38,8 +38,16 @@ from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
 from ..ct.volume import Given, VolumeError
-from ..files import (
-    FileError, append_lines, checksum, fingerprint, read_lines, write_lines, write_text)
+from hsenet.files import (
+    FileError,
+    append_lines,
+    checksum,
+    fingerprint,
+    read_lines,
+    show_bar,
+    write_lines,
+    write_text,
+)
 
 # %% ../../nbs/cache/04_preprocess.ipynb #0786afd9
 READER = 1  # raised with each change that makes other arrays of the same file and row
@@ -299,7 +307,7 @@ def process_all(
     "Process rows, and add to the journal; gives records by case, and failures."
     made, failures = {}, []
     work = partial(process_group, volume=config.volume, slices=config.slices, cache=cache)
-    with tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not show_bar(progress)) as bar:
         # closed: workers end with an error here
         with closing(run(work, group_rows(rows))) as finished:
             for outcomes in finished:

@@ -21,9 +21,16 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .manifest import LONGEST_NAME, PreprocessError, disk_errors, read_records
-from ..files import (
-    FileError, PlainError, read_json, read_lines,
-    whole_file, write_json, write_lines)
+from hsenet.files import (
+    FileError,
+    PlainError,
+    read_json,
+    read_lines,
+    show_bar,
+    whole_file,
+    write_json,
+    write_lines,
+)
 
 # %% ../../nbs/cache/07_shards.ipynb #6580e9db
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -176,7 +183,7 @@ def write_shards(
     for record in records:
         splits.setdefault(record["split"], []).append(record)
     index, most = [], int(megabytes * 1e6)
-    bar = tqdm(total=len(records), desc="shards", unit="case", disable=not progress)
+    bar = tqdm(total=len(records), desc="shards", unit="case", disable=not show_bar(progress))
     with disk_errors(output), bar:
         for split, subset in splits.items():
             index += write_split(output / "shards", split, cache, subset, most, bar)

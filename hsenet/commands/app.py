@@ -7,6 +7,7 @@ __all__ = ['app', 'in_options', 'Commands', 'error_line', 'PrintableLog', 'main'
 
 # %% ../../nbs/commands/00_app.ipynb #a5a1d8c0
 import logging
+import os
 import re
 import sys
 from typing import Annotated
@@ -40,6 +41,11 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort, BrokenPipeError):  # no errors, but ways to end
             raise
+        except KeyboardInterrupt as e:
+            from hsenet.files import printable
+
+            typer.echo(printable(e) or "interrupted", err=True)
+            raise typer.Exit(130) from e
         except (ValueError, OSError, RuntimeError, MemoryError) as e:
             if ctx.params["debug"]: raise
             typer.secho(error_line(e), err=True, fg="red")
@@ -70,7 +76,7 @@ app = typer.Typer(
     "answers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    add_completion=True,
 )
 
 
@@ -80,8 +86,10 @@ def main(
     quiet: Annotated[bool, Option("--quiet", "-q", help="Only results and errors.")] = False,
 ):
     level = logging.WARNING if quiet else logging.INFO
+    if quiet:  # no bars either, of ours (`files.show_bar`) or of libraries
+        os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableLog())
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler], force=True)  # this call's stderr
     for noisy in ("httpx", "transformers", "huggingface_hub"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

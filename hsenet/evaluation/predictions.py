@@ -29,9 +29,9 @@ from .. import __version__
 from ..cache.datasets import CLIPDataset, VLMCollator
 from ..cache.manifest import cache_checksum, one_per_scan
 from ..cache.text import load_tokenizer
-from hsenet.files import (
-    FileError, PlainError, append_lines, check_fields, read_json, read_lines, write_json,
-    write_lines)
+from ..files import (
+    FileError, PlainError, append_lines, check_fields, read_json,
+    read_lines, show_bar, write_json, write_lines)
 from ..messages import shown
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
@@ -160,7 +160,7 @@ def in_chunks(
     what: str,  # the progress bar's title
 ) -> Iterator[Sequence]:
     "Slices of `items`, with a progress bar."
-    with tqdm(total=len(items), desc=what, mininterval=2) as bar:
+    with tqdm(total=len(items), desc=what, mininterval=2, disable=not show_bar()) as bar:
         for start in range(0, len(items), size):
             chunk = items[start:start + size]
             yield chunk
@@ -179,7 +179,7 @@ def _encoded_batches(
     for item in asked:
         by_case.setdefault(item["record"]["case"], []).append(item)
     groups = list(by_case.values())
-    with tqdm(total=len(asked), desc=what, mininterval=2) as bar:
+    with tqdm(total=len(asked), desc=what, mininterval=2, disable=not show_bar()) as bar:
         for start in range(0, len(groups), batch_size):
             group = groups[start:start + batch_size]
             tokens = encode_records(model, data, [items[0]["record"] for items in group])

@@ -16,7 +16,7 @@ from transformers import Phi3Config, PreTrainedModel, initialization as init
 
 from ..cache.text import load_tokenizer
 from ..config import LanguageConfig
-from ..files import FileError, read_json, swap_folder, write_json
+from ..files import FileError, read_json, show_bar, swap_folder, write_json
 from .branches import branch_configs
 from .clip import VolumeCLIP
 from .language import base_checksum, load_language_model
@@ -276,7 +276,7 @@ def _rewrite(source: Path, folder: Path, progress: bool):
     "The same tensors under the same names in one safetensors file; `config.json` if there is one."
     weights = read_weights(source, progress).items()
     whole = {}
-    for name, x in tqdm(weights, desc="copy", unit="tensor", disable=not progress):
+    for name, x in tqdm(weights, desc="copy", unit="tensor", disable=not show_bar(progress)):
         whole[name] = x.contiguous().clone()
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
     config = _config_beside(find_weights(source))

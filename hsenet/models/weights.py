@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..files import FileError, PlainError, read_json
+from ..files import FileError, PlainError, read_json, show_bar
 
 logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
@@ -141,7 +141,7 @@ def _read_shards(index: Path, progress: bool) -> dict[str, Tensor]:
     "Tensors of all files that an index names. Raises `CheckpointError`."
     weights = {}
     shards = _shards(index).items()
-    for file, names in tqdm(shards, desc=f"read {index.parent.name}", disable=not progress):
+    for file, names in tqdm(shards, desc=f"read {index.parent.name}", disable=not show_bar(progress)):
         path = index.parent / file
         if not path.is_file():
             raise CheckpointError(

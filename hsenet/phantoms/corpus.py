@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..config import PhantomConfig
 from ..corpora.layouts import PHANTOM, write_about
 from ..corpora.table import LABELS
-from ..files import FileError, read_json, whole_file, write_lines, write_text
+from ..files import FileError, read_json, show_bar, whole_file, write_lines, write_text
 from .anatomy import PhantomError, named_rng
 from .canvas import Acquisition
 from .findings import DIFFICULTIES, FINDINGS, draw
@@ -265,7 +265,7 @@ def _make_split(names: list[str], job: _Job, workers: int, progress: bool) -> Ta
     split = names[0].split("_")[0]
     lots = [names[i : i + 16] for i in range(0, len(names), 16)]
     tables = {}
-    bar = tqdm(total=len(names), desc=f"phantoms, {split}", unit="scan", disable=not progress)
+    bar = tqdm(total=len(names), desc=f"phantoms, {split}", unit="scan", disable=not show_bar(progress))
     with bar:
         for lot in _make_lots(lots, job, workers):
             for rows in lot:

@@ -132,7 +132,7 @@ def open_run(
         yield folder
 
 # %% ../../nbs/training/00_folder.ipynb #5e2694e8
-MAY_CHANGE = ("workers",)  # settings of a stage that change nothing but the speed
+MAY_CHANGE = ("workers", "micro_batch_size", "compile", "checkpoint_blocks")  # speed, memory
 
 
 def signature(

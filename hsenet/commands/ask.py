@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from .app import app
-from ..options import CTFile, Intercept, Model, Series, Slope, Spacing
+from ..options import CTFile, Intercept, Model, Series, Slope, Spacing, Volume
 
 # %% ../../nbs/commands/06_ask.ipynb #1d5b982b
 DISCLAIMER = (
@@ -43,10 +43,12 @@ def report(
     intercept: Intercept = None,
     spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
 ):
     "Write the report of a CT: a NIfTI file or a DICOM folder."
     bundle = _open(model)
-    _say(bundle.report(ct, slope=slope, intercept=intercept, spacing=spacing, series=series))
+    header = {"slope": slope, "intercept": intercept, "spacing": spacing}
+    _say(bundle.report(ct, series=series, volume=volume, **header))
 
 
 @app.command()
@@ -58,8 +60,9 @@ def ask(
     intercept: Intercept = None,
     spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
 ):
     "Answer a question about a CT: a NIfTI file or a DICOM folder."
     bundle = _open(model)
-    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}
-    _say(bundle.ask(ct, question, **header))
+    header = {"slope": slope, "intercept": intercept, "spacing": spacing}
+    _say(bundle.ask(ct, question, series=series, volume=volume, **header))

@@ -249,23 +249,24 @@ def search(
     place = embed_texts(self.clip, self.clip_tokenizer, [text])[0]
     return nearest_cases(cases, place, k, split)
 
-# %% ../nbs/03_inference.ipynb #c6ed613a
+# %% ../nbs/03_inference.ipynb #e5fb9076
 @patch
 def findings(
     self: HSENet,
     ct: Any,
     index: "str | Path | CaseIndex | None" = None,  # its tuning cases calibrate
-    names: list[str] | None = None,  # None: the 18 of CT-RATE
+    names: list[str] | None = None,  # None: those of the index, or the 18 of CT-RATE
     **header: Any,
 ) -> "list[Finding]":
     "How probable each finding is, with the sentences that asked; the most probable first."
-    from hsenet.use.findings import calibration, find_findings, read_sentences
+    from hsenet.use.findings import calibration, find_findings, labelled_findings, read_sentences
 
+    cases = None if index is None else self.index(index)
     place = self.place(ct, **header)
     asked = self.__dict__.setdefault("_sentences", {})
+    names = names or labelled_findings(cases)
     key = tuple(names or ())
     if key not in asked: asked[key] = read_sentences(self.clip, self.clip_tokenizer, names)
-    cases = None if index is None else self.index(index)
     return find_findings(self.clip, place, asked[key], calibration(cases, asked[key]))
 
 # %% ../nbs/03_inference.ipynb #123513c6

@@ -163,7 +163,7 @@ def read_volume_table(
     columns: list[str],  # that must be there, beside `VolumeName`
 ) -> pd.DataFrame:
     "A table with a row per volume, and its `case`. Raises `FileNotFoundError`, `CorpusError`."
-    table = read_table(path, ["VolumeName", *columns])
+    table = read_table(path, list(dict.fromkeys(["VolumeName", *columns])))
     nameless = table.index[table.VolumeName.isna()]
     if len(nameless):
         found = f"no VolumeName ({len(nameless)} such rows)"

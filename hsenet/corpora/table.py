@@ -102,7 +102,8 @@ def foreign_text(
 
 def delimiter_of(text: str) -> str:
     "What stands between the cells of a CSV file: a comma, or else what its first line has."
-    header = text.partition("\n")[0]
+    header = io.StringIO(text, newline=None).readline()  # whatever ends a line there
+    header = re.sub('"[^"]*"', "", header)
     for delimiter in (",", ";", "\t"):
         if delimiter in header: return delimiter
     return ","

@@ -159,16 +159,18 @@ def _begins_as_dataset(
     if len(start) < 8: return False
     group, element = struct.unpack("<HH", start[:4])
     if group not in (2, 8): return start[:2] == b"\x00\x08" and start[4:6] in _FIRST_TYPES
-    length = struct.unpack("<L", start[4:8])[0]
-    plausible = start[4:6] in _FIRST_TYPES or length <= 1024
-    return element <= _LAST_OF_GROUP_8 and plausible
+    if start[4:6] in _FIRST_TYPES: return element <= _LAST_OF_GROUP_8
+    behind = 8 + struct.unpack("<L", start[4:8])[0]
+    if behind % 2 or behind + 4 > len(start): return False
+    next_group, next_element = struct.unpack("<HH", start[behind : behind + 4])
+    return next_group == 8 and element < next_element <= _LAST_OF_GROUP_8
 
 
 def is_dicom(path: str | Path) -> bool:
     "Does the file bear DICOM's mark, or begin as a data set does that lacks it?"
     with open(path, "rb") as file:
-        start = file.read(132)
-    return start[128:] == _MARK or _begins_as_dataset(start)
+        start = file.read(1024)
+    return start[128:132] == _MARK or _begins_as_dataset(start)
 
 # %% ../../nbs/ct/02_dicom_files.ipynb #d48e2ea3
 _DEFLATED = "1.2.840.10008.1.2.1.99"

@@ -14,7 +14,7 @@ import numpy as np
 
 from .dicom_files import damage, load_pydicom, quiet, read_elements
 from .dicom_headers import Slice, Stored
-from .volume import VolumeError, check_padding, fill_padding
+from .volume import LOWEST_HU, VolumeError, check_padding, fill_padding
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -55,12 +55,14 @@ def padding_of(
     raw: np.ndarray,  # (rows, columns) as decoded
     s: Slice,
 ) -> np.ndarray | None:
-    "Which pixels are padding by the header (bool); None where it names none."
+    "Which pixels are padding by the header (bool); None where it names none that matters."
     if s.stored.padding is None: return None
     low, high, bits = _padding_range(s.stored)
     values = used_bits(raw, bits, bool(s.stored.signed))
     padding = (values >= low) & (values <= high)
     ends = np.array([low, high]) * (s.slope or 1) + (s.intercept or 0)
+    is_air = ends.min() >= LOWEST_HU and ends.max() <= -1000
+    if is_air: return None
     of_tissue = ends.max() > -1000 and ends.min() < 3000
     if of_tissue and not padding[[0, 0, -1, -1], [0, -1, 0, -1]].all(): return None
     return padding
@@ -103,7 +105,7 @@ def _complete(ds: "Dataset", s: Slice) -> None:
     ds.BitsStored = s.stored.bits
     ds.HighBit = s.stored.bits - 1
 
-
+# %% ../../nbs/ct/05_dicom_pixels.ipynb #ce1a0b01
 def _check_length(ds: "Dataset", s: Slice) -> None:
     "Raise `VolumeError` where uncompressed pixels are fewer than the header says."
     if ds.file_meta.TransferSyntaxUID.is_compressed: return

@@ -29,17 +29,9 @@ from .. import __version__
 from ..cache.datasets import CLIPDataset, VLMCollator
 from ..cache.manifest import cache_checksum, one_per_scan
 from ..cache.text import load_tokenizer
-from hsenet.files import (
-    FileError,
-    PlainError,
-    append_lines,
-    check_fields,
-    read_json,
-    read_lines,
-    show_bar,
-    write_json,
-    write_lines,
-)
+from ..files import (
+    FileError, PlainError, append_lines, check_fields, read_json,
+    read_lines, show_bar, write_json, write_lines)
 from ..messages import shown
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM, ready_to_speak

@@ -54,8 +54,7 @@ class HSENet(Bundle):
 
         own = self.folder / "slice_encoder"
         source = own if own.is_dir() else self.config.slices.encoder
-        exact = self.config.slices.exact_transform
-        return load_slice_encoder(source, exact).eval().to(self.device)
+        return load_slice_encoder(source).eval().to(self.device)
 
     @cached_property
     def report_model(self) -> "tuple[HSENetVLM, Any]": return self._language("report")

@@ -27,7 +27,7 @@ from hsenet.cache.datasets import (
     ReportDataset,
     VLMCollator,
 )
-from ..cache.manifest import DatasetError, read_manifest
+from ..cache.manifest import DatasetError, cache_checksum, read_manifest
 from ..cache.text import load_tokenizer, train_tokenizer, wordings
 from ..config import Config, StageConfig
 from ..files import checksum, show_bar
@@ -58,6 +58,7 @@ def run_facts(
         "preset": config.name,
         "config": {part: settings[part] for part in parts},
         "cases": checksum("\n".join(sorted(cases))),
+        "data": cache_checksum(cache, ("train", "tune")),
         **more,
     }
 

@@ -9,9 +9,9 @@ __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'C
            'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Tasks',
            'Control', 'Trained', 'Learned', 'EveryReconstruction', 'Labeler', 'QuestionTask', 'VolumeEmbeddings',
            'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope',
-           'Intercept', 'Spacing', 'Series', 'CTFiles', 'AsJson', 'Index', 'OptionalIndex', 'IndexOutput', 'HowMany',
-           'OfSplit', 'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder',
-           'chosen_config', 'corpus_settings']
+           'Intercept', 'Spacing', 'Series', 'Volume', 'CTFiles', 'AsJson', 'Index', 'OptionalIndex', 'IndexOutput',
+           'HowMany', 'OfSplit', 'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part',
+           'SliceEncoder', 'chosen_config', 'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -294,6 +294,10 @@ Series = Annotated[
         help="Which series of a DICOM folder with several: its UID, its short name (hsenet "
         "corpus series lists them), or auto: the thinnest axial one of a soft kernel."
     ),
+]
+Volume = Annotated[
+    Optional[int],
+    Option(help="Which volume (time point) of a file with several, from 0."),
 ]
 
 # %% ../nbs/04_options.ipynb #e3d43632

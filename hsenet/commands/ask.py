@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from .app import app, error_line
-from ..options import AsJson, CTFiles, Intercept, Model, Series, Slope, Spacing
+from ..options import AsJson, CTFiles, Intercept, Model, Series, Slope, Spacing, Volume
 
 if TYPE_CHECKING:
     from hsenet.inference import HSENet
@@ -90,11 +90,13 @@ def report(
     intercept: Intercept = None,
     spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
     as_json: AsJson = False,
 ):
     "Write the report of a CT: a NIfTI file or a DICOM folder."
     bundle = open_bundle(model)
-    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}
+    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series,
+              "volume": volume}
 
     def write(ct: Path) -> None:
         if as_json:
@@ -114,11 +116,13 @@ def ask(
     intercept: Intercept = None,
     spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
     as_json: AsJson = False,
 ):
     "Answer a question about a CT: a NIfTI file or a DICOM folder."
     bundle = open_bundle(model)
-    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}
+    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series,
+              "volume": volume}
 
     def write(ct: Path) -> None:
         if as_json:

@@ -26,8 +26,9 @@ from nibabel.wrapstruct import WrapStructError
 
 from .formats import not_nifti
 from .grid import IGNORED, misplacement, to_patient_grid
-from .volume import (CT, Given, VolumeError, check_extent, check_geometry, check_hu,
-                              check_memory, patient_turn, positive_spacing, replace_padding, to_hu)
+from .volume import (HIGHEST_HU, LOWEST_HU, CT, Given, VolumeError, check_extent,
+                              check_geometry, check_hu, check_memory, patient_turn,
+                              positive_spacing, replace_padding, to_hu)
 
 # %% ../../nbs/ct/01_nifti.ipynb #34038bfb
 _GZIP = b"\x1f\x8b"  # how gzip data begin
@@ -344,8 +345,9 @@ def read_nifti(
     turned = nib.apply_orientation(array, facts.turn)
     hu = to_hu(turned.transpose(2, 0, 1), facts.slope, facts.intercept)
     if min(hu.strides) < 0: hu = np.ascontiguousarray(hu)
-    check_hu(hu, path, facts.meta["hu_source"])
-    facts.meta["padding_voxels"] = replace_padding(hu, path=path)
+    lowest, highest = check_hu(hu, path, facts.meta["hu_source"])
+    if lowest < LOWEST_HU or highest > HIGHEST_HU:
+        facts.meta["padding_voxels"] = replace_padding(hu, path=path)
     if facts.askew is None: return CT(hu, facts.spacing, facts.meta)
     of_turned = facts.askew @ inv_ornt_aff(facts.turn, array.shape)
     return to_patient_grid(hu.transpose(1, 2, 0), of_turned, path).as_ct(facts.meta)

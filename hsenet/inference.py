@@ -54,8 +54,7 @@ class HSENet(Bundle):
 
         own = self.folder / "slice_encoder"
         source = own if own.is_dir() else self.config.slices.encoder
-        exact = self.config.slices.exact_transform
-        return load_slice_encoder(source, exact).eval().to(self.device)
+        return load_slice_encoder(source).eval().to(self.device)
 
     @cached_property
     def report_model(self) -> "tuple[HSENetVLM, Any]": return self._language("report")
@@ -76,12 +75,12 @@ class HSENet(Bundle):
 def _language(self: HSENet, name: str) -> "tuple[HSENetVLM, Any]":
     "A fine-tuned model and its tokenizer."
     from hsenet.cache.text import load_tokenizer
-    from hsenet.models.vlm import HSENetVLM
+    from hsenet.models.vlm import HSENetVLM, ready_to_speak
 
     folder = self.part(name)
     vlm = HSENetVLM.from_pretrained(folder).eval().to(self.device)
     tokenizer = load_tokenizer(str(folder), "causal")
-    return vlm.use_tokenizer(tokenizer), tokenizer
+    return ready_to_speak(vlm.use_tokenizer(tokenizer)), tokenizer
 
 
 @patch(as_prop=True)

@@ -54,8 +54,7 @@ class HSENet(Bundle):
 
         own = self.folder / "slice_encoder"
         source = own if own.is_dir() else self.config.slices.encoder
-        exact = self.config.slices.exact_transform
-        return load_slice_encoder(source, exact).eval().to(self.device)
+        return load_slice_encoder(source).eval().to(self.device)
 
     @cached_property
     def report_model(self) -> "tuple[HSENetVLM, Any]": return self._language("report")
@@ -76,12 +75,12 @@ class HSENet(Bundle):
 def _language(self: HSENet, name: str) -> "tuple[HSENetVLM, Any]":
     "A fine-tuned model and its tokenizer."
     from hsenet.cache.text import load_tokenizer
-    from hsenet.models.vlm import HSENetVLM
+    from hsenet.models.vlm import HSENetVLM, ready_to_speak
 
     folder = self.part(name)
     vlm = HSENetVLM.from_pretrained(folder).eval().to(self.device)
     tokenizer = load_tokenizer(str(folder), "causal")
-    return vlm.use_tokenizer(tokenizer), tokenizer
+    return ready_to_speak(vlm.use_tokenizer(tokenizer)), tokenizer
 
 
 @patch(as_prop=True)
@@ -249,23 +248,24 @@ def search(
     place = embed_texts(self.clip, self.clip_tokenizer, [text])[0]
     return nearest_cases(cases, place, k, split)
 
-# %% ../nbs/03_inference.ipynb #c6ed613a
+# %% ../nbs/03_inference.ipynb #e5fb9076
 @patch
 def findings(
     self: HSENet,
     ct: Any,
     index: "str | Path | CaseIndex | None" = None,  # its tuning cases calibrate
-    names: list[str] | None = None,  # None: the 18 of CT-RATE
+    names: list[str] | None = None,  # None: those of the index, or the 18 of CT-RATE
     **header: Any,
 ) -> "list[Finding]":
     "How probable each finding is, with the sentences that asked; the most probable first."
-    from hsenet.use.findings import calibration, find_findings, read_sentences
+    from hsenet.use.findings import calibration, find_findings, labelled_findings, read_sentences
 
+    cases = None if index is None else self.index(index)
     place = self.place(ct, **header)
     asked = self.__dict__.setdefault("_sentences", {})
+    names = names or labelled_findings(cases)
     key = tuple(names or ())
     if key not in asked: asked[key] = read_sentences(self.clip, self.clip_tokenizer, names)
-    cases = None if index is None else self.index(index)
     return find_findings(self.clip, place, asked[key], calibration(cases, asked[key]))
 
 # %% ../nbs/03_inference.ipynb #123513c6

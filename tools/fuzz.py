@@ -27,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fuzzing import corpora, dicoms, own, scans, settings
+from fuzzing import corpora, dicoms, own, scans, settings, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10
 LONGER = {"roads": 60}  # a kind that trains three models on the way
 GIGABYTES = 1.0
-KINDS = scans.KINDS | dicoms.KINDS | corpora.KINDS | settings.KINDS | own.KINDS
+KINDS = scans.KINDS | dicoms.KINDS | corpora.KINDS | tables.KINDS | settings.KINDS | own.KINDS
 SLOW = {"roads": 20, "run": 5, "bundle": 3, "evaluation": 2, "cache": 2}  # kinds with a 20th, a 5th … of the inputs
 
 

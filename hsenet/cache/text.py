@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['REPORT_PROMPT', 'REPORT_PROMPTS', 'QUESTIONS', 'INVISIBLE', 'BERT_TOKENS', 'SPECIAL_TOKENS', 'CAUSAL_TOKENS',
-           'wordings', 'split_sentences', 'truncate_report', 'drop_sentences', 'read_templates', 'fill_template',
-           'plain_spaces', 'word_pieces', 'bert_tokenizer', 'causal_tokenizer', 'add_special_tokens', 'special_names',
-           'read_as_special', 'guard_tokenizer', 'train_tokenizer', 'load_tokenizer']
+           'TOKENIZER_FILES', 'wordings', 'split_sentences', 'truncate_report', 'drop_sentences', 'read_templates',
+           'fill_template', 'plain_spaces', 'word_pieces', 'bert_tokenizer', 'causal_tokenizer', 'add_special_tokens',
+           'special_names', 'read_as_special', 'guard_tokenizer', 'train_tokenizer', 'check_tokenizer_files',
+           'load_tokenizer']
 
 # %% ../../nbs/cache/08_text.ipynb #976fb71e
 import re
@@ -282,6 +283,21 @@ def train_tokenizer(
     tokenizer.model_max_length = max_length
     return guard_tokenizer(tokenizer)
 
+# %% ../../nbs/cache/08_text.ipynb #1f036636
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+
+
+def check_tokenizer_files(folder: str | Path):  # a name on the hub is passed over
+    "Raise `FileError` or `DatasetError` for a file of a tokenizer that holds no JSON object."
+    for name in TOKENIZER_FILES:
+        path = Path(folder) / name
+        if not path.is_file(): continue
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise DatasetError(
+                f"{path}: expected an object, found {type(found).__name__}; copy the folder again")
+
 # %% ../../nbs/cache/08_text.ipynb #f06900af
 def load_tokenizer(
     name: str | Path,  # hub id or folder
@@ -289,12 +305,17 @@ def load_tokenizer(
 ) -> Any:
     """A pretrained tokenizer that reads special tokens' names as letters; a causal one gets the
     method's special tokens, and a pad token if it has none. Raises `DatasetError`."""
+    check_tokenizer_files(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
-    except (OSError, ValueError) as e:
-        reason = str(e).partition("\n")[0]
+        if kind == "causal": add_special_tokens(tokenizer)
+        return guard_tokenizer(tokenizer)
+    except DatasetError:
+        raise
+    except Exception as e:  # of any library's own kind
+        reason = str(e).strip().partition("\n")[0][:200]
+        own_code = "trust_remote_code" in reason
+        advice = "it wants code of its own run, which hsenet never does" if own_code else reason
         raise DatasetError(
-            f"no tokenizer at {name} ({reason}); "
-            "give a folder that holds one, or a hub id that can be reached") from e
-    if kind == "causal": add_special_tokens(tokenizer)
-    return guard_tokenizer(tokenizer)
+            f"no tokenizer at {name} ({type(e).__name__}: {advice}); "
+            "give a folder that holds one, whole, or a hub id that can be reached") from e

@@ -12,8 +12,9 @@ from pathlib import Path
 import typer
 
 from .app import app
-from ..options import Cache, Evaluations, Everything, Labeler, Learned, Output, Paired
-from ..options import QuestionTask, ReportEmbeddings, Trained, VolumeEmbeddings
+from ..options import Cache, Evaluations, EveryReconstruction, Everything, Labeler, Learned
+from ..options import Output, Paired, QuestionTask, ReportEmbeddings, Trained
+from ..options import VolumeEmbeddings
 
 # %% ../../nbs/commands/05_evaluate.ipynb #18650328
 evaluate = typer.Typer(help="Score a model on held-out cases.", no_args_is_help=True)
@@ -73,6 +74,7 @@ def evaluate_mrg(
     split: str = "validation",
     labeler: Labeler = "auto",
     learned: Learned = None,
+    every: EveryReconstruction = False,
 ):
     "Generated reports: text and clinical metrics."
     from hsenet.evaluation import reports
@@ -81,7 +83,13 @@ def evaluate_mrg(
     scores = learned_settings(learned or [])
     checkpoint = _checkpoint(model, "mrg")
     metrics = reports.evaluate_mrg(
-        checkpoint, cache, output, split, labeler=labeler, learned=scores
+        checkpoint,
+        cache,
+        output,
+        split,
+        labeler=labeler,
+        learned=scores,
+        every_reconstruction=every,
     )
     _show("mrg", metrics, output)
 
@@ -94,6 +102,7 @@ def evaluate_vqa(
     split: str = "validation",
     task: QuestionTask = "location",
     learned: Learned = None,
+    every: EveryReconstruction = False,
 ):
     "Answers to questions."
     from hsenet.evaluation import questions
@@ -102,7 +111,13 @@ def evaluate_vqa(
     scores = learned_settings(learned or [])
     checkpoint = _checkpoint(model, "vqa")
     metrics = questions.evaluate_vqa(
-        checkpoint, cache, output, split, task=task, learned=scores
+        checkpoint,
+        cache,
+        output,
+        split,
+        task=task,
+        learned=scores,
+        every_reconstruction=every,
     )
     _show("vqa", metrics, output)
 

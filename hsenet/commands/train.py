@@ -10,7 +10,7 @@ import typer
 
 from .app import app
 from ..options import Cache, Control, OptionalStage1, OptionalStage2, Output, Preset
-from ..options import ReportRun, Seed, Set, Stage1, Stage2, chosen_config
+from ..options import ReportRun, Seed, Set, Stage1, Stage2, Tasks, chosen_config
 
 # %% ../../nbs/commands/04_train.ipynb #7d94054b
 train = typer.Typer(help="Train a stage.", no_args_is_help=True)
@@ -78,12 +78,13 @@ def train_vqa(
     seed: Seed = None,
     settings: Set = None,
     control: Control = None,
+    tasks: Tasks = "location",
 ):
     "Question answering."
     from hsenet.training import stages
 
     config = chosen_config(preset, seed, settings)
-    best = stages.train_vqa(
-        config, cache, output, mrg=mrg, stage1=stage1, stage2=stage2, control=control
-    )
+    starts = {"mrg": mrg, "stage1": stage1, "stage2": stage2}
+    kinds = tuple(kind.strip() for kind in tasks.split(","))
+    best = stages.train_vqa(config, cache, output, **starts, control=control, tasks=kinds)
     typer.echo(best)

@@ -63,7 +63,8 @@ def files_left(root: Path, used: set[str], by_name: bool) -> list[str]:
     "NIfTI files, and folders of DICOM files (`.dcm`), that no row names, relative to `root`."
     if by_name:
         return [file for file in bimcv_files(root) if str(root / file) not in used]
-    real = {os.path.realpath(path) for path in used}
+    of_series = {str(Path(path).parent) for path in used if path.endswith(".dcm")}
+    real = {os.path.realpath(path) for path in used | of_series}
     found, _ = files_below(root, inside=root)
     files = []
     for path in found:
@@ -73,7 +74,7 @@ def files_left(root: Path, used: set[str], by_name: bool) -> list[str]:
     for folder in sorted(folders, key=str):
         above = {str(path) for path in (folder, *folder.parents)}
         above |= {str(path) for path in (folder.resolve(), *folder.resolve().parents)}
-        if not above & (used | real): files.append(folder)
+        if not above & (used | of_series | real): files.append(folder)
     return [path.relative_to(root).as_posix() for path in files]
 
 # %% ../../nbs/corpora/11_check_files.ipynb #acdb93bf
@@ -201,10 +202,12 @@ def check_table(
 ) -> pd.DataFrame:
     "BIMCV-R or a folder: the volumes that are there, in `CHECKED_COLUMNS`, and their series."
     rows, column_of = rows_of_files(check, path, columns)
+    named = set() if rows is None else set(rows[column_of["path"]])  # zipped DICOM may be
     archives = []
     for archive in files_below(root, inside=root)[0]:
-        if archive.suffix != ".zip": continue
-        if not archive.with_suffix("").is_dir(): archives.append(archive.relative_to(root))
+        inside = archive.relative_to(root)
+        if archive.suffix != ".zip" or inside.as_posix() in named: continue
+        if not archive.with_suffix("").is_dir(): archives.append(inside)
     check.note("archive not unpacked (hsenet corpus unpack)", root, archives)
     if rows is None or rows.empty: return pd.DataFrame(columns=CHECKED_COLUMNS)
     cases = _check_rows(check, root, path, rows, column_of, by_name, partial)

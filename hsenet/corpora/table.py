@@ -99,10 +99,11 @@ def foreign_text(
         found = str(e).removesuffix(f"; {REMAKE}")
         raise CorpusError(f"{found}; expected {expected} in UTF-8, save it as such") from e
 
-
+# %% ../../nbs/corpora/00_table.ipynb #51b5e49a
 def delimiter_of(text: str) -> str:
     "What stands between the cells of a CSV file: a comma, or else what its first line has."
-    header = text.partition("\n")[0]
+    header = io.StringIO(text, newline=None).readline()  # whatever ends a line there
+    header = re.sub('"[^"]*"', "", header)
     for delimiter in (",", ";", "\t"):
         if delimiter in header: return delimiter
     return ","

@@ -207,12 +207,14 @@ def check_hu(
     path: str | Path,  # for the message
     source: str = "",  # where the HU come from, for the message
     share: float = 1e-3,  # as in `check_sample`
-) -> None:
+) -> tuple[float, float]:  # the lowest and the highest HU
     "Raise `VolumeError` if `hu` can't be a CT: NaN, constant, all air, no air, no soft tissue."
     check_finite(hu, path)
     step = sample_step(hu.size)
     sample = hu[::step, ::step, ::step]
-    check_sample(sample, float(hu.min()), float(hu.max()), path, source, share)
+    lowest, highest = float(hu.min()), float(hu.max())
+    check_sample(sample, lowest, highest, path, source, share)
+    return lowest, highest
 
 # %% ../../nbs/ct/00_volume.ipynb #de9674d9
 AIR = -1024  # HU, what padding becomes

@@ -47,6 +47,8 @@ def check_settings(
         found = type(settings).__name__
         raise CheckpointError(f"{place}: expected an object with settings, found {found}")
     for name, value in walk_settings(settings):
+        if name == "model_type" and not isinstance(value, str | None):
+            raise CheckpointError(f"{place}: model_type is {str(value)[:100]!r}; expected a name")
         if "attn_implementation" in name or "experts_implementation" in name:
             _check_attention(name, value, place)
         most = LAYERS if "layers" in name else VOCABULARY if name == "vocab_size" else None

@@ -197,7 +197,7 @@ class FiniteCheck:
         if self.at_once: self.check()
 
     def check(self) -> None:
-        "Raise `TrainingError` at the first number that isn't finite, naming the step and the cases."
+        "Raise `TrainingError` at the first number that isn't finite, with the step and the cases."
         waiting, self.waiting = self.waiting, []
         if not waiting: return
         finite = torch.isfinite(torch.stack([value.float() for value, *_ in waiting])).tolist()

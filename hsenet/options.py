@@ -6,11 +6,12 @@
 __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'Corpus', 'Layout', 'Release', 'Table', 'Patient',
            'Split', 'Column', 'Label', 'Below', 'Questions', 'PhantomLayout', 'PhantomRelease', 'Partial', 'Sample',
            'AllProblems', 'ProblemsFile', 'SampleSeed', 'Archives', 'UnpackedFolder', 'Scheduler', 'ShardedCache',
-           'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Control',
-           'Trained', 'Learned', 'Labeler', 'QuestionTask', 'VolumeEmbeddings', 'ReportEmbeddings', 'Evaluations',
-           'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope', 'Intercept', 'Spacing', 'Series',
-           'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config',
-           'corpus_settings']
+           'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Tasks',
+           'Control', 'Trained', 'Learned', 'EveryReconstruction', 'Labeler', 'QuestionTask', 'VolumeEmbeddings',
+           'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope',
+           'Intercept', 'Spacing', 'Series', 'Volume', 'CTFiles', 'AsJson', 'Index', 'OptionalIndex', 'IndexOutput',
+           'HowMany', 'OfSplit', 'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part',
+           'SliceEncoder', 'chosen_config', 'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -217,6 +218,10 @@ Stage2 = Annotated[Path, Option(help="Run folder of stage 2.")]
 OptionalStage1 = Annotated[Optional[Path], Option(help="Run folder of stage 1.")]
 OptionalStage2 = Annotated[Optional[Path], Option(help="Run folder of stage 2.")]
 ReportRun = Annotated[Optional[Path], Option(help="Run folder of report generation.")]
+Tasks = Annotated[
+    str,
+    Option(help="Kinds of questions, with commas: location, presence, size, abnormality."),
+]
 Control = Annotated[
     Optional[str],
     Option(help="random_encoder or no_image: an experiment, not a model."),
@@ -229,6 +234,13 @@ Learned = Annotated[
     Option(
         help="A score with a model inside: bertscore, ratescore, radgraph, green; with its "
         "model as bertscore=FOLDER. May be repeated."
+    ),
+]
+EveryReconstruction = Annotated[
+    bool,
+    Option(
+        "--every-reconstruction",
+        help="Released numbers over every reconstruction of a scan, as published; else one each.",
     ),
 ]
 Labeler = Annotated[
@@ -285,6 +297,31 @@ Series = Annotated[
         help="Which series of a DICOM folder with several: its UID, its short name (hsenet "
         "corpus series lists them), or auto: the thinnest axial one of a soft kernel."
     ),
+]
+Volume = Annotated[
+    Optional[int],
+    Option(help="Which volume (time point) of a file with several, from 0."),
+]
+
+# %% ../nbs/04_options.ipynb #e3d43632
+CTFiles = Annotated[
+    list[Path],
+    Argument(help="CTs: NIfTI files, or folders of DICOM series; one after the other."),
+]
+AsJson = Annotated[bool, Option("--json", help="A line of JSON for each CT.")]
+Index = Annotated[
+    Path,
+    Option("--index", "-i", help="Made by `hsenet index`; or a cache, embedded anew each time."),
+]
+OptionalIndex = Annotated[
+    Optional[Path],
+    Option("--index", "-i", help="Its tuning cases calibrate; made by `hsenet index`."),
+]
+IndexOutput = Annotated[Optional[Path], Option("--output", "-o", help="Else CACHE/index.")]
+HowMany = Annotated[int, Option("-k", min=1, help="How many cases.")]
+OfSplit = Annotated[
+    Optional[str],
+    Option("--split", help="Only cases of this split: train, tune or validation."),
 ]
 
 # %% ../nbs/04_options.ipynb #bec02044

@@ -19,17 +19,18 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from tokenize import TokenError
 
 import numpy as np
-import pandas as pd
 
 from ..config import Config
-from ..corpora.layouts import ABOUT, About, read_about
-from ..corpora.table import CorpusError
 from ..files import (
     FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
     write_json, write_lines, write_yaml)
+
+if TYPE_CHECKING:  # who asks a model needs no tables, and waits for imports
+    import pandas as pd
 
 # %% ../../nbs/cache/01_manifest.ipynb #ac38ad58
 class PreprocessError(PlainError):
@@ -229,8 +230,11 @@ def label_array(
     return np.array(rows, dtype=int).reshape(len(rows), len(names))
 
 # %% ../../nbs/cache/01_manifest.ipynb #35398772
-def cache_about(cache: str | Path) -> About:
+def cache_about(cache: str | Path) -> Any:  # a `corpora.layouts.About`
     "What fits the reports of a cache. Raises `DatasetError`."
+    # here, so that whoever loads a tokenizer doesn't load readers of corpora and CTs
+    from hsenet.corpora.layouts import ABOUT, read_about
+    from hsenet.corpora.table import CorpusError
     try:
         about = read_about(cache)
     except CorpusError as e:
@@ -439,7 +443,7 @@ def cache_checksum(
 # %% ../../nbs/cache/01_manifest.ipynb #48b2b534
 def write_questions(
     cache: str | Path,  # with a manifest
-    questions: pd.DataFrame,  # columns case, task, abnormality, anatomy, answer
+    questions: "pd.DataFrame",  # columns case, task, abnormality, anatomy, answer
     templates: dict[str, list[str]] | None = None,  # task → wordings
 ) -> Path:
     "Write `templates.json`, and `questions.jsonl` of the cases in the manifest; gives the latter."

@@ -29,20 +29,12 @@ from .. import __version__
 from ..cache.datasets import CLIPDataset, VLMCollator
 from ..cache.manifest import cache_checksum, one_per_scan
 from ..cache.text import load_tokenizer
-from hsenet.files import (
-    FileError,
-    PlainError,
-    append_lines,
-    check_fields,
-    read_json,
-    read_lines,
-    show_bar,
-    write_json,
-    write_lines,
-)
+from ..files import (
+    FileError, PlainError, append_lines, check_fields, read_json,
+    read_lines, show_bar, write_json, write_lines)
 from ..messages import shown
 from ..models.clip import VolumeCLIP
-from ..models.vlm import HSENetVLM
+from ..models.vlm import HSENetVLM, ready_to_speak
 from ..plots import plot_bars
 from ..training.stages import encode_records
 
@@ -142,7 +134,7 @@ def load_model(
     model = kind.from_pretrained(folder).to(device).eval()
     if kind is VolumeCLIP: return model, load_tokenizer(folder, "bert")
     tokenizer = load_tokenizer(folder, "causal")
-    return model.use_tokenizer(tokenizer), tokenizer
+    return ready_to_speak(model.use_tokenizer(tokenizer)), tokenizer
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #2e8f6dc5
 def load_inputs(

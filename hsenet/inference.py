@@ -75,12 +75,12 @@ class HSENet(Bundle):
 def _language(self: HSENet, name: str) -> "tuple[HSENetVLM, Any]":
     "A fine-tuned model and its tokenizer."
     from hsenet.cache.text import load_tokenizer
-    from hsenet.models.vlm import HSENetVLM
+    from hsenet.models.vlm import HSENetVLM, ready_to_speak
 
     folder = self.part(name)
     vlm = HSENetVLM.from_pretrained(folder).eval().to(self.device)
     tokenizer = load_tokenizer(str(folder), "causal")
-    return vlm.use_tokenizer(tokenizer), tokenizer
+    return ready_to_speak(vlm.use_tokenizer(tokenizer)), tokenizer
 
 
 @patch(as_prop=True)

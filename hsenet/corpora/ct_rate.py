@@ -123,9 +123,10 @@ def say_left_out(folder: Path, odd: list[Path], outside: list[Path]) -> None:
         goal = os.path.realpath(outside[0])
         advice = "move what they link to into it, or give a folder that holds both"
         message = "%s: left out: %d links that lead out of the corpus, the first is %s → %s; %s"
-        logger.warning(message, folder, len(outside), printable(outside[0]), printable(goal), advice)
+        first = printable(outside[0])
+        logger.warning(message, folder, len(outside), first, printable(goal), advice)
 
-
+# %% ../../nbs/corpora/01_ct_rate.ipynb #994f0612
 def list_volumes(
     folder: Path,  # of one split
     split: str,

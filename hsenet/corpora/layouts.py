@@ -131,7 +131,7 @@ class About:
 
 PHANTOM = About("phantom", "phantom")
 
-
+# %% ../../nbs/corpora/07_layouts.ipynb #ef2f32b4
 def write_about(folder: str | Path, about: About) -> Path:
     "Write what fits the reports of a corpus, or of its cache; gives the file's path."
     return write_json(Path(folder) / ABOUT, asdict(about))
@@ -149,7 +149,8 @@ def read_about(folder: str | Path) -> About | None:
     except (FileError, CorpusError) as e:
         raise CorpusError(f"{path}: {str(e).removeprefix(f'{path} ')}") from e
     except TypeError as e:
-        raise CorpusError(f"{path}: expected labeler and prompts, by name; found other things") from e
+        wanted = "expected labeler and prompts, by name"
+        raise CorpusError(f"{path}: {wanted}; found other things") from e
 
 # %% ../../nbs/corpora/07_layouts.ipynb #99c38bbb
 def read_corpus_questions(

@@ -20,7 +20,7 @@ import pandas as pd
 
 from .table import CorpusError
 from ..ct.read import read_given
-from ..ct.volume import Given, SpacingError, VolumeError
+from ..ct.volume import Given, SpacingError, VolumeError, check_length
 from ..files import FileError, printable, write_text
 
 # %% ../../nbs/corpora/09_problems.ipynb #92517e68
@@ -134,6 +134,8 @@ def read_sample(
     for row in cases.iloc[sorted(drawn)].to_dict("records"):
         try:
             ct = read_given(row["path"], Given.of_case(row))
+            length = ct.extent[0]
+            check_length(round(length / ct.spacing[0]), length, row["path"])
             sources[ct.meta["hu_source"]] += 1
         except SpacingError as e:
             errors["spacing disagrees"].append(e)

@@ -151,7 +151,7 @@ def rows_of_manifest(
                 refused.append(e)
     return read, refused
 
-
+# %% ../../nbs/corpora/03_released.ipynb #347387e2
 def released_tables(rows: list[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
     "Cases and questions of the rows of a manifest, as `read_released` gives them."
     columns = ["image", "split", "path", "features", "findings", "abnormality", "anatomy"]

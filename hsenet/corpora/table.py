@@ -99,7 +99,7 @@ def foreign_text(
         found = str(e).removesuffix(f"; {REMAKE}")
         raise CorpusError(f"{found}; expected {expected} in UTF-8, save it as such") from e
 
-
+# %% ../../nbs/corpora/00_table.ipynb #51b5e49a
 def delimiter_of(text: str) -> str:
     "What stands between the cells of a CSV file: a comma, or else what its first line has."
     header = io.StringIO(text, newline=None).readline()  # whatever ends a line there

@@ -439,8 +439,8 @@ def checksum(
 
 # %% ../nbs/01_files.ipynb #ed91e39c
 def fingerprint(path: str | Path) -> list:
-    """`[path, bytes, time of change in ns]` of a file or of all below a folder, links followed;
-    None for nothing."""
+    """`[path, bytes, time of change in ns]` of a file; of a folder those of all below, links
+    followed, and a checksum of their names, sizes and times; None for nothing."""
     path = Path(path)
     try:
         files = [p for p in files_below(path)[0] if p.is_file()] if path.is_dir() else [path]
@@ -448,7 +448,11 @@ def fingerprint(path: str | Path) -> list:
     except (OSError, ValueError):  # a name that can't be one, too
         stats = []
     if not stats: return [str(path), None, None]
-    return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+    size = sum(s.st_size for s in stats)
+    newest = max(s.st_mtime_ns for s in stats)
+    if not path.is_dir(): return [str(path), size, newest]
+    listed = [[str(p), s.st_size, s.st_mtime_ns] for p, s in zip(files, stats)]
+    return [str(path), size, newest, checksum(json.dumps(listed))]
 
 # %% ../nbs/01_files.ipynb #584c4efa
 INVENTORY = "files.json"

@@ -15,7 +15,7 @@ NB ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart controls test bench fuzz docs lab clean-notebooks hooks clean
+.PHONY: help install quickstart controls test test-slow bench fuzz docs lab clean-notebooks hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ controls: $(READY)  ## after quickstart: the same with a random encoder, and wit
 
 test: $(READY)  ## all that guards the project; ONLY=models/00_vit for a part of it
 	@$(BIN)/python tools/test.py $(ONLY)
+
+test-slow: $(READY)  ## the notebooks with cells marked slow, those cells included: hours; ONLY=cache/05_kills for one of them
+	@$(BIN)/python tools/test.py --slow $(ONLY)
 
 bench: $(READY)  ## times and memory of preprocessing beside the usual tools, and of a search of 50,000 among 50,000: outputs/bench; minutes, on a quiet machine
 	@$(BIN)/pip install -q --no-deps monai

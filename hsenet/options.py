@@ -43,7 +43,7 @@ def chosen_config(
     settings: list[str] | None,  # each `name=value`; goes before `seed`
 ) -> "Config":
     "The configuration that was asked for. Raises `ConfigError`."
-    from hsenet.config import ConfigError, load_config, override_all
+    from hsenet.config import PRESETS, ConfigError, load_config, override_all
     from hsenet.config import preset as named_preset
     from hsenet.files import parse_yaml, shown
 
@@ -57,6 +57,9 @@ def chosen_config(
         except ValueError as e:
             raise ConfigError(f"--set {name}: {shown(text)} is no value ({e})") from e
     is_file = preset.endswith((".yaml", ".yml"))
+    if not is_file and preset not in PRESETS:
+        names = ", ".join(PRESETS)
+        raise ConfigError(f"unknown preset {preset!r}: there are {names}; or a file (.yaml, .yml)")
     base = load_config(preset) if is_file else named_preset(preset)
     return override_all(base, values)
 
@@ -75,7 +78,7 @@ NewCache = Annotated[Path, Argument(help="Cache to write.")]
 Output = Annotated[Path, Argument(help="Folder to write.")]
 Workers = Annotated[
     Optional[int],
-    Option(help="Worker processes; preprocess: else one per core."),
+    Option(min=0, help="Worker processes; preprocess: else one per core."),
 ]
 
 # %% ../nbs/04_options.ipynb #bf6e8281
@@ -181,7 +184,7 @@ Partial = Annotated[
         "inconsistency.",
     ),
 ]
-Sample = Annotated[int, Option(help="Volumes that are read to the end.")]
+Sample = Annotated[int, Option(min=0, help="Volumes that are read to the end.")]
 AllProblems = Annotated[bool, Option("--all", help="Every inconsistency, not three of each kind.")]
 ProblemsFile = Annotated[
     Optional[Path],

@@ -330,7 +330,9 @@ def plot_history(
 ) -> Figure:
     "Training curves, one panel per quantity. Raises `FileNotFoundError`, `FileError`, `PlotError`."
     if isinstance(rows, (str, Path)):
-        rows = read_lines(rows, "has the training started?")
+        path = rows
+        rows = read_lines(path, "has the training started?")
+        if not _panels(rows, x): raise PlotError(f"{path}: nothing to plot, no row has a number")
     panels = _chosen_panels(rows, panels, x)
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)

@@ -2,6 +2,7 @@
 
     python tools/test.py              all
     python tools/test.py models/00    only what has this in its name
+    python tools/test.py --slow       notebooks with cells marked slow, those cells included
 """
 import filecmp
 import multiprocessing
@@ -23,6 +24,8 @@ from run import ROOT, declared, end_children
 NBS = ROOT / "nbs"
 MINI = Path("outputs/mini")
 LIMIT = 300  # seconds per notebook
+SLOW_LIMIT = 3600  # with its slow cells
+SLOW_CELL = "#| slow"
 WORKERS = 2
 ENVIRONMENT = {  # one thread per process, no hub, no leftovers
     "OMP_NUM_THREADS": "1",
@@ -55,6 +58,7 @@ class Check:
     name: str
     command: list[str]
     lane: str
+    limit: float = LIMIT  # seconds
     passed: bool | None = None
     seconds: float = 0.0
     output: str = field(default="", repr=False)
@@ -70,13 +74,13 @@ class Check:
             start_new_session=True,
         )
 
-    def run(self, limit: float = LIMIT) -> "Check":
+    def run(self) -> "Check":
         "Run it; its session is ended with it."
         start = time.monotonic()
         with tempfile.NamedTemporaryFile("w+") as log:
             process = self.start(log)
             try:
-                self.passed = process.wait(limit) == 0
+                self.passed = process.wait(self.limit) == 0
             except subprocess.TimeoutExpired:
                 self.passed = False
                 _ask_to_end(process)
@@ -85,8 +89,8 @@ class Check:
             self.seconds = time.monotonic() - start
             log.seek(0)
             self.output = log.read()
-        if self.seconds >= limit:
-            self.output += f"\nended after the limit of {limit:.0f} s"
+        if self.seconds >= self.limit:
+            self.output += f"\nended after the limit of {self.limit:.0f} s"
         return self
 
 
@@ -213,6 +217,17 @@ def ablated_run() -> Check:
     return Check("runs/finetune_mrg with a Q-Former on one encoder", command, "runs")
 
 
+def slow_checks() -> list[Check]:
+    "Notebooks that have slow cells, each with all its cells."
+    checks = []
+    for path in notebooks():
+        if SLOW_CELL not in path.read_text(encoding="utf-8"): continue
+        name = f"slow: nbs/{path.relative_to(NBS).with_suffix('')}"
+        command = [sys.executable, str(Path(__file__).relative_to(ROOT)), "--whole-notebook", str(path)]
+        checks.append(Check(name, command, lane=str(path), limit=SLOW_LIMIT))
+    return checks
+
+
 def all_checks() -> list[Check]:
     "What there is to check."
     python = sys.executable
@@ -256,11 +271,13 @@ def report(check: Check) -> None:
 
 # --- what the checks do, each in a process of its own ---------------------------------------------------------------
 
-def check_notebook(path: str) -> bool:
-    "The notebook's cells run, those marked slow or cuda aside."
+def check_notebook(path: str, slow: bool = False) -> bool:
+    "The notebook's cells run, those marked slow or cuda aside; with `slow`, only those marked cuda aside."
     from nbdev.config import get_config
     from nbdev.test import test_nb
-    return test_nb(Path(path), skip_flags=get_config().tst_flags.split(), basepath=ROOT)[0]
+    skipped = get_config().tst_flags.split()
+    if slow: skipped.remove("slow")
+    return test_nb(Path(path), skip_flags=skipped, basepath=ROOT)[0]
 
 
 def _copy(folder: Path) -> Path:
@@ -356,9 +373,8 @@ def forked(checks: list[Check]) -> list[Check]:
     return out
 
 
-def chosen(words: list[str]) -> list[Check]:
+def chosen(words: list[str], every: list[Check]) -> list[Check]:
     "The checks that have one of the words in their name; all without words. Says which there are where none has."
-    every = all_checks()
     checks = [c for c in every if not words or any(word in c.name for word in words)]
     if not checks:
         print(f"nothing to test has {' or '.join(words)} in its name; there are:")
@@ -374,8 +390,14 @@ def stop(*_):
 def main() -> int:
     words = [word for word in sys.argv[1:] if word]
     if words[:1] == ["--notebook"]: return not check_notebook(words[1])
+    if words[:1] == ["--whole-notebook"]: return not check_notebook(words[1], slow=True)
+    if words[:1] == ["--slow"]: return run_checks_and_report(chosen(words[1:], slow_checks()))
     if words and words[0].startswith("--"): return not IN_SYNC[words[0].removeprefix("--")]()
-    checks = forked(chosen(words))
+    return run_checks_and_report(forked(chosen(words, all_checks())))
+
+
+def run_checks_and_report(checks: list[Check]) -> int:
+    "Runs them and says how it went; the exit status."
     os.environ.update(ENVIRONMENT)  # the fork server's too
     if any(c.name == "runs/quickstart" for c in checks):  # the other runs go on from it
         shutil.rmtree(ROOT / MINI, ignore_errors=True)

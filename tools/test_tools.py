@@ -235,7 +235,7 @@ def test_failure_of_a_test_is_counted():
     assert Check("good", [sys.executable, "-c", "print(1)"], "a").run().passed
     bad = Check("bad", [sys.executable, "-c", "raise SystemExit('no')"], "a").run()
     assert not bad.passed and "no" in bad.output
-    slow = Check("slow", [sys.executable, "-c", "import time; time.sleep(60)"], "a").run(limit=1)
+    slow = Check("slow", [sys.executable, "-c", "import time; time.sleep(60)"], "a", limit=1).run()
     assert not slow.passed and "after the limit" in slow.output and slow.seconds < 20
 
 
@@ -248,8 +248,17 @@ def test_forked_notebook_is_judged_like_any():
     assert passed.passed, passed.output
     failed = ForkedCheck("bad", ["--notebook", str(bad)], "a").run()
     assert not failed.passed and "sums are off" in failed.output, failed.output
-    late = ForkedCheck("slow", ["--notebook", str(slow)], "a").run(limit=2)
+    late = ForkedCheck("slow", ["--notebook", str(slow)], "a", limit=2).run()
     assert not late.passed and "after the limit" in late.output and late.seconds < 20, late.output
+
+
+def test_slow_cells_run_when_asked():
+    from test import check_notebook, slow_checks
+    path = notebook(("code", "#| slow\nassert False, 'slow ran'"), name="slow_cell.ipynb")
+    assert check_notebook(str(path)), "a slow cell ran unasked"
+    assert not check_notebook(str(path), slow=True), "the slow cell was skipped"
+    names = [check.name for check in slow_checks()]
+    assert "slow: nbs/cache/05_kills" in names, names
 
 
 def test_readme_from_front_page():

@@ -7,6 +7,7 @@ __all__ = ['DIMENSIONS', 'logger', 'named_generator', 'augment_volume', 'CLIPDat
            'stack_images', 'CLIPCollator', 'pad_rows', 'VLMCollator']
 
 # %% ../../nbs/cache/09_datasets.ipynb #4c415608
+import json
 import logging
 import zlib
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from .text import (
     REPORT_PROMPT, REPORT_PROMPTS, drop_sentences, fill_template, plain_spaces, read_templates,
     truncate_report, wordings)
 from ..config import AugmentConfig
+from ..files import checksum
 
 # %% ../../nbs/cache/09_datasets.ipynb #866001c2
 def named_generator(*names: Any) -> np.random.Generator:
@@ -208,6 +210,14 @@ class QuestionDataset(ReportDataset):
         for field in ("question_id", "task", "abnormality", "anatomy"):
             item[field] = question.get(field)
         return item
+
+    def identity(self) -> str:
+        "16 digits for the questions, their order and their wordings; the cases aren't in it."
+        lines = [json.dumps(self.templates, sort_keys=True)]
+        for question in self.questions:
+            known = {name: value for name, value in question.items() if name != "record"}
+            lines.append(json.dumps(known, sort_keys=True))
+        return checksum("\n".join(lines))
 
     def texts(self) -> list[str]:
         "All that a tokenizer should have seen: every question in every template, and the answers."

@@ -116,7 +116,7 @@ def hold_cache(cache: str | Path) -> Iterator[Path]:
     Raises `PreprocessError` where there is none, `FileError` if a job is at work on it."""
     cache = Path(cache)
     if not cache.is_dir():
-        raise PreprocessError(f"{cache}: no such cache; run preprocessing with cache={cache}")
+        raise PreprocessError(f"{cache}: no such cache; run preprocessing into it first")
     with hold_folder(cache, "cache"):
         _clear(cache)
         try:
@@ -240,9 +240,11 @@ def cache_about(cache: str | Path) -> Any:  # a `corpora.layouts.About`
     except CorpusError as e:
         raise DatasetError(f"{e}; run preprocessing again") from e
     if about is None:
+        older = (Path(cache) / "manifest.jsonl").is_file()
+        why = "an earlier version made this cache" if older else "this is no cache"
         raise DatasetError(
-            f"no {Path(cache) / ABOUT}, which says what labeler and prompts fit the reports; an "
-            "earlier version made this cache: run preprocessing again")
+            f"no {Path(cache) / ABOUT}, which says what labeler and prompts fit the reports; "
+            f"{why}: run preprocessing again")
     return about
 
 # %% ../../nbs/cache/01_manifest.ipynb #3b5e4201
@@ -261,7 +263,7 @@ def _whole_lines(
 ) -> list[dict]:
     "Rows of a file that was written whole. Raises `FileNotFoundError`, `DatasetError`."
     try:
-        return read_lines(path, f"run {made_by} with cache={path.parent} first", allow_torn=False)
+        return read_lines(path, f"run {made_by} into {path.parent} first", allow_torn=False)
     except FileError as e:
         raise DatasetError(f"{e}; run {made_by} again") from e
 

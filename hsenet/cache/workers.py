@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from .manifest import PreprocessError
+from ..messages import shown
 from ..processes import worker_pool
 
 # %% ../../nbs/cache/03_workers.ipynb #33cdae39
@@ -106,7 +107,7 @@ def connect(
         return Client(**place, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError) as e:  # a timeout is an OSError
         raise PreprocessError(
-            f"scheduler {scheduler}: no Dask scheduler answers there ({type(e).__name__}); "
+            f"scheduler {scheduler}: no Dask scheduler answers there ({shown(str(e))}); "
             "start one with "
             "`dask scheduler`, and give its address or its --scheduler-file") from e
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -85,6 +86,7 @@ def main(
     debug: Annotated[bool, Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Only results and errors.")] = False,
 ):
+    if not debug: warnings.simplefilter("ignore")  # of libraries, to their own users
     level = logging.WARNING if quiet else logging.INFO
     if quiet:  # no bars either, of ours (`files.show_bar`) or of libraries
         os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

@@ -87,13 +87,6 @@ def _put_aside(
 AGAIN = "restore it, or evaluate again"
 
 
-def _by_id(rows: Sequence[dict], path: Path) -> dict:
-    "Id → row. Raises `FileError` for a row without one."
-    for number, row in enumerate(rows, start=1):
-        check_fields(row, {"id": (str, int)}, f"{path}, line {number}", AGAIN)
-    return {row["id"]: row for row in rows}
-
-
 class Predictions:
     """`predictions.jsonl` in a folder: `done` holds what is there for the same key, by id;
     `add` appends. Lines of another key become `predictions.old.jsonl`."""
@@ -111,7 +104,9 @@ class Predictions:
         if self.path.is_file():
             before = read_json(key_path) if key_path.is_file() else None
             if before == key:
-                self.done = _by_id(read_lines(self.path), self.path)
+                rows = read_lines(self.path)
+                for row in rows: check_fields(row, {"id": (str, int)}, f"{self.path}", AGAIN)
+                self.done = {row["id"]: row for row in rows}
             else:
                 _put_aside(self.path, before, key)
         write_json(key_path, key)
@@ -397,12 +392,12 @@ def check_numbers(
     for name, number in metrics["numbers"].items():
         place = f"{path}, {shown(name)}"
         check_fields(number, NUMBER, place, AGAIN)
+        baselines = number["baselines"]
+        check_fields(baselines, dict.fromkeys(baselines, NUMBER["value"]), place, AGAIN)
         interval = number.get("interval", (0, 1))
-        if not isinstance(interval, (list, tuple)) or len(interval) != 2:
-            raise FileError(f"{place}: expected two numbers as interval, found {shown(interval)}")
-        for value in (*interval, *number["baselines"].values()):
-            if isinstance(value, (float, int, NoneType)): continue
-            raise FileError(f"{place}: expected a number, found {shown(value)}; {AGAIN}")
+        numbers = isinstance(interval, (list, tuple)) and len(interval) == 2
+        if numbers and {*map(type, interval)} <= {int, float}: continue
+        raise FileError(f"{place}: expected two numbers as interval, found {shown(interval)}")
     for name in metrics.get("headline", ()):
         if name in metrics["numbers"]: continue
         raise FileError(f"{path}: expected the number {shown(name)}, found none; {AGAIN}")
@@ -415,8 +410,8 @@ def read_metrics(folder: str | Path) -> dict:
               "run evaluate_retrieval, evaluate_mrg or evaluate_vqa first")
     path = Path(folder) / "metrics.json"
     metrics = check_fields(read_json(path, advice), {}, f"{path}", AGAIN)
-    several = [metrics] if "numbers" in metrics else metrics.values()
-    for each in several: check_numbers(each, path)
+    for each in [metrics] if "numbers" in metrics else metrics.values():
+        check_numbers(each, path)
     return metrics
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #9de3e6a3

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import PlainError, read_json, read_text
+from ..files import FileError, PlainError, read_array, read_json, read_text
 
 # %% ../../nbs/metrics/01_search.ipynb #d6500ac4
 class MetricError(PlainError):
@@ -105,10 +105,9 @@ def read_embeddings(
             raise FileNotFoundError(f"no {path}: expected embeddings (.npy) and the names of "
                                     "their rows (.txt or .json)")
     try:
-        x = np.load(features, allow_pickle=False)
-    except ValueError as e:
-        raise MetricError(f"{features} is no .npy file of numbers ({e}); write it with "
-                          "numpy.save") from e
+        x = read_array(features)
+    except FileError as e:
+        raise MetricError(f"{features} is no .npy file of numbers; write it with numpy.save") from e
     names = _row_names(Path(ids))
     if x.ndim != 2 or len(x) != len(names):
         raise MetricError(f"{features} has shape {x.shape}, {ids} {len(names)} names: expected a "

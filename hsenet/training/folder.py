@@ -33,6 +33,7 @@ from hsenet.files import (
     check_inventory,
     checksum,
     hold_folder,
+    make_folder,
     read_json,
     read_lines,
     write_json,
@@ -106,8 +107,7 @@ def resources(
 @contextmanager
 def hold_run(output: str | Path) -> Iterator[Path]:
     "Be the only training in a run's folder meanwhile. Raises `FileError` if there is another."
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    output = make_folder(output)
     if os.environ.get("RANK", "0") != "0":
         yield output
         return

@@ -25,6 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..config import Config, override
 from ..files import read_json, write_text
+from ..processes import safe_environment
 
 # %% ../../nbs/training/08_launch.ipynb #32270de3
 class LaunchError(RuntimeError):
@@ -191,7 +192,7 @@ def _torchrun(call: Path, processes: int, function: str) -> list[str]:
 
 def _environment(processes: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, cores // processes))}
+    environment = safe_environment() | {"OMP_NUM_THREADS": str(max(1, cores // processes))}
     if not torch.cuda.is_available(): environment["ACCELERATE_USE_CPU"] = "true"
     return environment
 

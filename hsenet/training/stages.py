@@ -8,6 +8,8 @@ __all__ = ['log', 'CLIP_PARTS', 'CONTROLS', 'VLM_PARTS', 'run_facts', 'CLIPTask'
            'train_mrg', 'train_vqa']
 
 # %% ../../nbs/training/06_stages.ipynb #c9b7fc50
+import json
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -183,9 +185,7 @@ def _fit_clip(
     train = CLIPDataset(cache, "train", augment=config.augment, seed=config.seed)
     tune = CLIPDataset(cache, "tune")
     facts = run_facts(config, cache, CLIP_PARTS, **start)
-    return fit(
-        task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options
-    )
+    return fit(task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options)
 
 # %% ../../nbs/training/06_stages.ipynb #5e4f65eb
 def train_stage1(
@@ -394,7 +394,8 @@ def _fit_vlm(
 ) -> Path:
     "Fine-tune a VLM on the prompts and answers of a data set; gives the best checkpoint."
     _check_augmentation(config, stage)
-    facts = run_facts(config, cache, VLM_PARTS, **facts)
+    words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    facts = run_facts(config, cache, VLM_PARTS, vocabulary=checksum(words), **facts)
     vlm.config.control = facts["control"]
     resume = options.get("resume", True)
     tokens = {"train": None, "tune": None}
@@ -408,9 +409,7 @@ def _fit_vlm(
     max_length = stage.max_length or config.language.max_length
     collate = VLMCollator(tokenizer, vlm.num_visual_tokens, max_length)
     task = VLMTask(vlm, collate, tokenizer)
-    return fit(
-        task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options
-    )
+    return fit(task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options)
 
 
 def _device() -> torch.device:
@@ -473,8 +472,9 @@ def train_vqa(
         vlm = build_vlm(config, tokenizer, *_stage_clips(config, stage1, stage2, control))
         start = {"towers": towers_id(vlm)}
     origin = {"mrg": str(mrg), "control": str(control), "tasks": list(tasks)}
-    facts = {"control": control, "tasks": list(tasks), **start}
     dataset = partial(QuestionDataset, tasks=tasks)
+    questions = [dataset(cache, split).identity() for split in ("train", "tune")]
+    facts = {"control": control, "tasks": list(tasks), "questions": questions, **start}
     with open_run(config, output, kw.get("resume", True), **origin) as folder:
         return _fit_vlm(vlm, tokenizer, config, config.vqa, cache, folder, dataset, facts, **kw)
 

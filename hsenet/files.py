@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_ROW', 'DEEPEST_YAML', 'DEEPEST_JSON',
-           'MOST_VALUES', 'YAML', 'INVENTORY', 'FileError', 'say_no_room', 'whole_file', 'clear_parts', 'write_text',
-           'write_json', 'write_yaml', 'write_array', 'existing_file', 'read_text', 'parse_yaml', 'read_json',
-           'read_yaml', 'read_array', 'check_fields', 'blamed', 'write_lines', 'append_lines', 'read_lines', 'beside',
-           'remove_folder', 'recover_folder', 'swap_folder', 'replace_folder', 'hold_folder', 'checksum', 'fingerprint',
-           'write_inventory', 'check_inventory', 'show_bar']
+           'MOST_VALUES', 'YAML', 'INVENTORY', 'FileError', 'say_no_room', 'make_folder', 'whole_file', 'clear_parts',
+           'write_text', 'write_json', 'write_yaml', 'write_array', 'existing_file', 'read_text', 'parse_yaml',
+           'read_json', 'read_yaml', 'read_array', 'check_fields', 'blamed', 'write_lines', 'append_lines',
+           'read_lines', 'beside', 'remove_folder', 'recover_folder', 'swap_folder', 'replace_folder', 'hold_folder',
+           'checksum', 'fingerprint', 'write_inventory', 'check_inventory', 'show_bar']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
 import codecs
@@ -69,6 +69,15 @@ def _existing_above(path: Path) -> Path:
         above = above.parent
     return above
 
+# %% ../nbs/01_files.ipynb #2cd05e62
+def make_folder(path: str | Path) -> Path:
+    "The folder, made where it is missing. Raises `FileError` where it can't be."
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise FileError(f"{path}: no folder can be made there ({e.strerror}); choose another") from e
+    return Path(path)
+
 # %% ../nbs/01_files.ipynb #31de07f9
 LONGEST_NAME = 255  # bytes that a file system takes for one file's name
 
@@ -80,7 +89,7 @@ def whole_file(
 ) -> Iterator[io.BufferedWriter]:
     "A binary file to write to, which gets its name only when all of it is written."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(_part_name(path.name))
     try:
         with say_no_room(path, wanted):
@@ -267,7 +276,7 @@ def read_array(path: str | Path, advice: str = "") -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError, SyntaxError, MemoryError, OverflowError) as e:
-        raise FileError(f"{path} is no whole array ({shown(str(e))}); {REMAKE}") from e
+        raise FileError(f"{path} is no whole array of numbers; {REMAKE}") from e
 
 # %% ../nbs/01_files.ipynb #69f3f62d
 def check_fields(
@@ -454,8 +463,8 @@ def checksum(
 
 # %% ../nbs/01_files.ipynb #ed91e39c
 def fingerprint(path: str | Path) -> list:
-    """`[path, bytes, time of change in ns]` of a file or of all below a folder, links followed;
-    None for nothing."""
+    """`[path, bytes, time of change in ns]` of a file; of a folder those of all below, links
+    followed, and a checksum of their names, sizes and times; None for nothing."""
     path = Path(path)
     try:
         files = [p for p in files_below(path)[0] if p.is_file()] if path.is_dir() else [path]
@@ -463,7 +472,11 @@ def fingerprint(path: str | Path) -> list:
     except (OSError, ValueError):  # a name that can't be one, too
         stats = []
     if not stats: return [str(path), None, None]
-    return [str(path), sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)]
+    size = sum(s.st_size for s in stats)
+    newest = max(s.st_mtime_ns for s in stats)
+    if not path.is_dir(): return [str(path), size, newest]
+    listed = [[str(p), s.st_size, s.st_mtime_ns] for p, s in zip(files, stats)]
+    return [str(path), size, newest, checksum(json.dumps(listed))]
 
 # %% ../nbs/01_files.ipynb #584c4efa
 INVENTORY = "files.json"

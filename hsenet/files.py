@@ -7,8 +7,8 @@ __all__ = ['NO_ROOM', 'LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_
            'MOST_VALUES', 'YAML', 'INVENTORY', 'FileError', 'say_no_room', 'make_folder', 'whole_file', 'clear_parts',
            'write_text', 'write_json', 'write_yaml', 'write_array', 'existing_file', 'read_text', 'parse_yaml',
            'read_json', 'read_yaml', 'read_array', 'check_fields', 'blamed', 'write_lines', 'append_lines',
-           'read_lines', 'replace_folder', 'swap_folder', 'recover_folder', 'hold_folder', 'checksum', 'fingerprint',
-           'write_inventory', 'check_inventory', 'show_bar']
+           'read_lines', 'beside', 'remove_folder', 'recover_folder', 'swap_folder', 'replace_folder', 'hold_folder',
+           'checksum', 'fingerprint', 'write_inventory', 'check_inventory', 'show_bar']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
 import codecs
@@ -363,6 +363,50 @@ def _row(line: bytes, place: str) -> dict:
         raise FileError(f"{place}: expected a JSON object, found {type(row).__name__}")
     return row
 
+# %% ../nbs/01_files.ipynb #e0df753e
+def beside(
+    folder: Path,
+    state: str,  # `new` while it is written, `old` while it makes way
+) -> Path:
+    "Where a folder lies that isn't in its place."
+    return folder.with_name(f"{folder.name}.hsenet.{state}")
+
+
+def remove_folder(folder: Path) -> None:
+    "Remove a folder, or a link to one, as far as that goes."
+    if folder.is_symlink(): folder.unlink()
+    else: shutil.rmtree(folder, ignore_errors=True)
+
+# %% ../nbs/01_files.ipynb #deef0dbd
+def recover_folder(
+    folder: str | Path,
+    old: Path | None = None,  # where the one before was put; None: beside it
+) -> None:
+    "Put back the old folder where a kill fell between the two moves of `swap_folder`."
+    folder = Path(folder)
+    old = old or beside(folder, "old")
+    if old.exists() and not os.path.lexists(folder):
+        os.replace(old, folder)
+
+# %% ../nbs/01_files.ipynb #126f4c4e
+def swap_folder(
+    folder: Path,
+    new: Path,
+    keep: Path | None = None,  # where the folder before stays; None: it goes
+) -> Path:
+    "Put the folder `new` in the place of `folder`; gives the place."
+    old = keep or beside(folder, "old")
+    recover_folder(folder, old)
+    remove_folder(old)
+    if os.path.lexists(folder): os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        recover_folder(folder, old)
+        raise
+    if keep is None: remove_folder(old)
+    return folder
+
 # %% ../nbs/01_files.ipynb #7feb62fd
 def replace_folder(
     folder: str | Path,
@@ -371,35 +415,15 @@ def replace_folder(
     "Write a folder beside its place, then move it there; the old one goes last."
     folder = Path(folder)
     recover_folder(folder)
-    new = folder.with_name(folder.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
+    new = beside(folder, "new")
+    remove_folder(new)
     new.mkdir(parents=True)
-    with say_no_room(folder):
-        write(new)
-    return swap_folder(folder, new)
-
-
-def swap_folder(
-    folder: Path,
-    new: Path,
-    keep_old: bool = False,  # the folder before stays, as `name.old`
-) -> Path:
-    "Put the folder `new` in the place of `folder`; gives the place."
-    recover_folder(folder)
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists(): os.replace(folder, old)
-    os.replace(new, folder)
-    if not keep_old: shutil.rmtree(old, ignore_errors=True)
-    return folder
-
-# %% ../nbs/01_files.ipynb #deef0dbd
-def recover_folder(folder: str | Path) -> None:
-    "Put back the old folder where a kill fell between the two moves of `swap_folder`."
-    folder = Path(folder)
-    old = folder.with_name(folder.name + ".old")
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
+    try:
+        with say_no_room(folder):
+            write(new)
+        return swap_folder(folder, new)
+    finally:
+        remove_folder(new)
 
 # %% ../nbs/01_files.ipynb #f5fc299b
 @contextmanager

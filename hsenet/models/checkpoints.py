@@ -7,7 +7,6 @@ __all__ = ['BUFFERS', 'SIGNS', 'KEPT', 'TOKENIZER', 'plain_names', 'released_kin
 
 # %% ../../nbs/models/11_checkpoints.ipynb #062e0693
 import re
-import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -16,7 +15,7 @@ from transformers import Phi3Config, PreTrainedModel, initialization as init
 
 from ..cache.text import load_tokenizer
 from ..config import LanguageConfig
-from ..files import FileError, read_json, show_bar, swap_folder, write_json
+from ..files import FileError, read_json, replace_folder, show_bar, write_json
 from .branches import branch_configs
 from .clip import VolumeCLIP
 from .language import base_checksum, load_language_model
@@ -297,16 +296,11 @@ def convert(
     "A release as a folder for `from_pretrained`. Raises `CheckpointError`, `FileExistsError`."
     output, path = Path(output), fetch(source)
     _check_free(output, path, force)
-    new = output.with_name(output.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        if keep_names:
-            _rewrite(path, new, progress)
-        else:
-            model = load_released(path, base, stage1, stage2, progress, **config)
-            _write(model, new, path if path.is_dir() else path.parent, base)
-        swap_folder(output, new)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+
+    def write(new: Path) -> None:
+        if keep_names: return _rewrite(path, new, progress)
+        model = load_released(path, base, stage1, stage2, progress, **config)
+        _write(model, new, path if path.is_dir() else path.parent, base)
+
+    replace_folder(output.resolve(), write)  # what a link leads to is what was checked
     return output

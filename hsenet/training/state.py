@@ -153,7 +153,7 @@ def save_state(
     accelerator.wait_for_everyone()
     if is_main:
         write_inventory(new)
-        swap_folder(folder, new, keep_old=True)
+        swap_folder(folder, new, keep=folder.with_name(folder.name + ".old"))
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -208,14 +208,14 @@ def _take_up_chance(folder: Path, progress: dict, accelerator: Accelerator, seed
 def intact_state(state: Path) -> bool:
     """Is there a state to go on from? A damaged one makes way for the one before, with a warning.
     One process calls it. Raises `TrainingError` where all are damaged."""
-    recover_folder(state)
+    old = state.with_name(state.name + ".old")
+    recover_folder(state, old)
     if not state.exists(): return False
     try:
         check_inventory(state)
         return True
     except FileError as e:
         damage = e
-    old = state.with_name(state.name + ".old")
     advice = f"restore it from a copy, or remove {state.parent} to train anew"
     try:
         check_inventory(old)

@@ -146,10 +146,7 @@ def save_bundle(
             copy_into(source, folder / name)
         config.save(folder / "config.yaml")
 
-    try:
-        replace_folder(place, write)
-    finally:
-        shutil.rmtree(place.with_name(place.name + ".new"), ignore_errors=True)
+    replace_folder(place, write)
     return output
 
 # %% ../../nbs/use/00_bundle.ipynb #93b788a0

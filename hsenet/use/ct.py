@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..config import Config
-from ..ct.volume import CT, Given, VolumeError, check_hu, length_warnings, positive_spacing
+from ..ct.volume import (
+    CT, Given, VolumeError, check_hu, check_length, length_warnings, positive_spacing)
 from ..files import fingerprint
 
 if TYPE_CHECKING:  # who asks a model waits for imports: so each comes when it is needed
@@ -63,7 +64,10 @@ def as_scan(hu: np.ndarray, spacing: tuple[float, float, float] | None) -> CT:
     if hu.ndim != 3:
         raise VolumeError(f"array: expected three axes (z, x, y), found shape {hu.shape}")
     check_hu(hu, "array")
-    return CT(hu, positive_spacing(spacing, "array"))
+    spacing = positive_spacing(spacing, "array")
+    length = len(hu) * spacing[0]
+    check_length(len(hu), length, "array")
+    return CT(hu, spacing, {"warnings": length_warnings(length)})
 
 
 def encode_scan(source: str | Path | CT, config: Config, given: Given) -> tuple:
@@ -154,10 +158,10 @@ def prepare_scan(
     from hsenet.ct.resample import jpeg_round_trip
 
     given = {} if isinstance(source, CT) else corpus_header(source)
-    from_table = bool(given)
     said = {name: value for name, value in header.items() if value is not None}
-    given |= said
-    rule = Given(**given, from_table=from_table and not said)
+    by_hand = {"slope", "intercept"} & set(said)  # what a person says counts as it is
+    from_table = bool(given) and not by_hand
+    rule = Given(**(given | said), from_table=from_table)
     volume, pictures, ct = encode_scan(source, config, rule)
     pictures = jpeg_round_trip(pictures, config.slices.jpeg_quality)
     with torch.no_grad():
@@ -165,8 +169,6 @@ def prepare_scan(
     inputs = {"volume": torch.from_numpy(volume), "slice_features": features}
     batch = {name: x.half().float()[None].to(device) for name, x in inputs.items()}
     warnings = list(ct.meta.get("warnings", ()))
-    if isinstance(source, CT):  # files were measured in reading
-        warnings += length_warnings(ct.extent[0])
     warnings += scan_warnings(ct.hu.shape, ct.spacing, lung_share(volume, config.volume.window))
     shape = tuple(ct.hu.shape)
     box = seen_box(ct, config)

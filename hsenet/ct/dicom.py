@@ -125,8 +125,8 @@ def with_rescale(
                if (a.slope, a.intercept) != (b.slope, b.intercept)]
     if not changed: return rescaled, ""
     first = rescaled[0]
-    return rescaled, (f"slope {first.slope:g} and intercept {first.intercept:g} as given or usual, "
-                      f"not as the headers of {len(changed)} slices have them")
+    return rescaled, (f"HU by slope {first.slope:g} and intercept {first.intercept:g}; "
+                      f"the headers of {len(changed)} slices say something else, or nothing")
 
 # %% ../../nbs/ct/09_dicom.ipynb #aa450afa
 def _affine(first: Slice, step: np.ndarray) -> np.ndarray:

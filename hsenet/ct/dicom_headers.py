@@ -121,8 +121,8 @@ def _padding(ds: "Dataset") -> tuple[int, int] | None:
 def _stored(ds: "Dataset") -> Stored:
     "How a header's numbers are stored. Raises `VolumeError`."
     allocated = _whole(ds, "BitsAllocated")
-    bits = _whole(ds, "BitsStored") or allocated
     high = _whole(ds, "HighBit")
+    bits = _whole(ds, "BitsStored") or (allocated if high is None else high + 1)
     if high is None and bits: high = bits - 1
     kind = _whole(ds, "PixelRepresentation")
     fits = allocated in (8, 16, 32) and 1 < bits <= allocated

@@ -25,7 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .manifest import (
-    SECOND, DatasetError, PreprocessError, array_checksum, disk_errors, hold_cache, label_array,
+    SECOND, PreprocessError, array_checksum, disk_errors, hold_cache, label_array,
     label_names, read_array, read_records, write_stamped)
 from .slices import (
     SliceEncoder, default_device, encode_stacks, fit_slice_encoder, load_slice_encoder)

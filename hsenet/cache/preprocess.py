@@ -39,7 +39,6 @@ from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
 from ..ct.volume import Given, VolumeError
 from hsenet.files import (
-    FileError,
     append_lines,
     checksum,
     fingerprint,

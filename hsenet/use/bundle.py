@@ -7,7 +7,6 @@ __all__ = ['PARTS', 'FOLDERS', 'BundleError', 'part_folder', 'check_links', 'che
            'save_bundle', 'Bundle']
 
 # %% ../../nbs/use/00_bundle.ipynb #72b0279f
-import os
 import shutil
 from pathlib import Path
 from typing import Self

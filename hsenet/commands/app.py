@@ -18,7 +18,10 @@ from typer import Option
 from typer.core import TyperGroup
 
 # %% ../../nbs/commands/00_app.ipynb #301db8d6
-_ARGUMENTS = "slope|intercept|spacing|series|volume|layout|patient|split|table|release"
+_ARGUMENTS = (
+    "slope|intercept|spacing|series|volume|layout|patient|split|table|release|labels"
+    "|stage1|stage2|mrg"
+)
 
 
 def in_options(message: str) -> str:
@@ -29,8 +32,10 @@ def in_options(message: str) -> str:
         return f"--{found[1]} {value}" if value else f"--{found[1]}"
 
     value = r"(r?'[^']*'|\([^)]*\)|[-\w.…]+)?"
-    words = re.sub(rf"(?<![\w./-])({_ARGUMENTS})={value}", as_option, message)
-    return words.replace("--series 'auto'", "--series auto")
+    words = re.sub(r"(?<![\w./-])columns=\{'(\w+)': …\}", r"--column \1=…", message)
+    words = re.sub(rf"(?<![\w./-])({_ARGUMENTS})={value}", as_option, words)
+    words = words.replace("--series 'auto'", "--series auto").replace("--labels", "--label")
+    return words.replace("run preprocessing with cache=", "run hsenet preprocess CORPUS ")
 
 # %% ../../nbs/commands/00_app.ipynb #4b3e0e8b
 class Commands(TyperGroup):

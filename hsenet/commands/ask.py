@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .app import app, error_line
+from .app import app, error_line, say
 from ..options import AsJson, CTFiles, Intercept, Model, Series, Slope, Spacing, Volume
 
 if TYPE_CHECKING:
@@ -63,12 +63,12 @@ def for_each(cts: list[Path], answer: Callable[[Path], None]) -> None:
 # %% ../../nbs/commands/06_ask.ipynb #db7dd5bf
 def print_pieces(pieces: Iterator[str], title: str = "") -> None:
     "Print a text while it is written."
-    if title: typer.echo(f"{title}:")
+    if title: say(f"{title}:")
     begun = False
     for piece in pieces:
         text = piece if begun else piece.lstrip()
         if text:
-            typer.echo(text, nl=False)
+            say(text, nl=False)
             begun = True
     typer.echo("\n" if title else "")
 

@@ -8,7 +8,7 @@ __all__ = ['corpus', 'config', 'phantoms', 'corpus_check', 'corpus_unpack', 'cor
 # %% ../../nbs/commands/02_corpus.ipynb #522bdfe5
 import typer
 
-from .app import app
+from .app import app, in_options, say
 from ..options import AllProblems, Archives, Below, Column, Corpus, DicomSource, Label
 from ..options import Layout, Output, Partial, Patient, PhantomLayout, PhantomRelease, Preset
 from ..options import ProblemsFile, Release, Sample, SampleSeed, Seed, Set, Split
@@ -81,7 +81,7 @@ there is any."""
     checked = check_corpus(
         root, layout, release, partial=partial, sample=sample, seed=seed, **settings
     )
-    typer.echo(check_text(checked, everything))
+    say(in_options(check_text(checked, everything)))
     if problems: typer.echo(write_problems(checked, problems), err=True)
     if not checked.ok: raise typer.Exit(1)
 
@@ -105,5 +105,5 @@ def corpus_series(
     "The CT series of a DICOM folder, and which one --series auto takes."
     from hsenet.ct.dicom_series import AUTO_RULE, series_lines
 
-    for line in series_lines(source): typer.echo(line)
+    for line in series_lines(source): say(line)
     typer.echo(f"auto: {AUTO_RULE}")

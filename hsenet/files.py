@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NO_ROOM', 'LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_ROW', 'DEEPEST_YAML', 'DEEPEST_JSON',
-           'MOST_VALUES', 'YAML', 'INVENTORY', 'FileError', 'say_no_room', 'make_folder', 'whole_file', 'clear_parts',
-           'write_text', 'write_json', 'write_yaml', 'write_array', 'existing_file', 'read_text', 'parse_yaml',
-           'read_json', 'read_yaml', 'read_array', 'check_fields', 'blamed', 'write_lines', 'append_lines',
-           'read_lines', 'beside', 'remove_folder', 'recover_folder', 'swap_folder', 'replace_folder', 'hold_folder',
-           'checksum', 'fingerprint', 'write_inventory', 'check_inventory', 'show_bar']
+           'MOST_VALUES', 'YAML', 'FileError', 'say_no_room', 'make_folder', 'whole_file', 'clear_parts', 'write_text',
+           'write_json', 'write_yaml', 'write_array', 'existing_file', 'read_text', 'parse_yaml', 'read_json',
+           'read_yaml', 'read_array', 'check_fields', 'blamed', 'write_lines', 'append_lines', 'read_lines', 'beside',
+           'remove_folder', 'recover_folder', 'swap_folder', 'replace_folder', 'hold_folder', 'checksum', 'fingerprint',
+           'show_bar']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
 import codecs
@@ -477,47 +477,6 @@ def fingerprint(path: str | Path) -> list:
     if not path.is_dir(): return [str(path), size, newest]
     listed = [[str(p), s.st_size, s.st_mtime_ns] for p, s in zip(files, stats)]
     return [str(path), size, newest, checksum(json.dumps(listed))]
-
-# %% ../nbs/01_files.ipynb #584c4efa
-INVENTORY = "files.json"
-
-
-def write_inventory(folder: str | Path) -> Path:
-    "List the files of a folder, with sizes and checksums, in its `files.json`; gives its path."
-    folder = Path(folder)
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != INVENTORY:
-            files[name] = {"bytes": path.stat().st_size, "checksum": checksum(path)}
-    return write_json(folder / INVENTORY, files)
-
-# %% ../nbs/01_files.ipynb #6c81065e
-def check_inventory(
-    folder: str | Path,
-    content: bool = True,  # False: sizes only, without reading the files
-) -> None:
-    "Raise `FileError` for a file of `files.json` that is missing, cut short or changed."
-    folder = Path(folder)
-    if not (folder / INVENTORY).is_file():
-        raise FileError(f"{folder}: {INVENTORY}, the list of its files, is missing")
-    files = read_json(folder / INVENTORY)
-    if not isinstance(files, dict):
-        raise FileError(f"{folder / INVENTORY}: expected the names of files, found something else")
-    for name, listed in files.items():
-        _check_listed(folder / name, listed, content)
-
-
-def _check_listed(path: Path, listed: Any, content: bool) -> None:
-    if not isinstance(listed, dict) or {"bytes", "checksum"} - listed.keys():
-        raise FileError(f"{path.parent / INVENTORY}: no size and checksum for {path.name}")
-    if not path.is_file():
-        raise FileError(f"{path} is missing")
-    size = path.stat().st_size
-    if size != listed["bytes"]:
-        raise FileError(f"{path} is damaged: expected {listed['bytes']} bytes, found {size}")
-    if content and checksum(path) != listed["checksum"]:
-        raise FileError(f"{path} is damaged: its checksum isn't the one in {INVENTORY}")
 
 # %% ../nbs/01_files.ipynb #490488b6
 def show_bar(progress: bool = True) -> bool:

@@ -327,7 +327,8 @@ def pick_series(
     if len(names) > 1:
         raise VolumeError(f"{scanned.place}: {len(names)} CT series: {words}; "
                           "say which with series= (for a corpus in a column series of its "
-                          "table), or series='auto' for the thinnest of a soft kernel; `hsenet corpus series` shows more of them")
+                          "table), or series='auto' for the thinnest of a soft kernel; "
+                          "`hsenet corpus series` shows more of them")
     chosen = groups[names[0]]
     check_complete(scanned, chosen)
     return chosen

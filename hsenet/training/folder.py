@@ -26,11 +26,9 @@ from accelerate import Accelerator
 import hsenet
 from ..config import Config, StageConfig
 from hsenet.files import (
-    INVENTORY,
     FileError,
     PlainError,
     append_lines,
-    check_inventory,
     checksum,
     hold_folder,
     make_folder,
@@ -39,6 +37,7 @@ from hsenet.files import (
     write_json,
     write_lines,
 )
+from ..inventory import INVENTORY, check_inventory
 
 # %% ../../nbs/training/00_folder.ipynb #20880256
 class TrainingError(PlainError):

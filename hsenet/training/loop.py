@@ -26,9 +26,9 @@ from hsenet.files import (
     replace_folder,
     say_no_room,
     show_bar,
-    write_inventory,
     write_json,
 )
+from ..inventory import write_inventory
 from hsenet.training.folder import (
     RESULTS,
     TrainingError,

@@ -25,14 +25,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from hsenet.files import (
     FileError,
-    check_inventory,
     read_json,
     recover_folder,
     say_no_room,
     swap_folder,
-    write_inventory,
     write_json,
 )
+from ..inventory import check_inventory, write_inventory
 from .folder import TrainingError
 
 # %% ../../nbs/training/02_state.ipynb #c790cee5

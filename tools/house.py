@@ -12,7 +12,7 @@ from run import ROOT
 
 PACKAGE = ROOT / "hsenet"
 FLOORS = [  # a floor may import what is below it, and its own rooms
-    ("messages", "links", "files", "ranges", "config", "plots", "processes"),
+    ("messages", "links", "disk", "files", "ranges", "config", "plots", "processes"),
     ("ct",),
     ("corpora",),
     ("phantoms",),

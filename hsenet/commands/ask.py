@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .app import app, error_line
+from .app import app, error_line, say, say_json
 from ..options import AsJson, CTFiles, Intercept, Model, Series, Slope, Spacing, Volume
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ def for_each(cts: list[Path], answer: Callable[[Path], None]) -> None:
 # %% ../../nbs/commands/06_ask.ipynb #db7dd5bf
 def print_pieces(pieces: Iterator[str], title: str = "") -> None:
     "Print a text while it is written."
-    if title: typer.echo(f"{title}:")
+    if title: say(f"{title}:")
     begun = False
     for piece in pieces:
         text = piece if begun else piece.lstrip()
         if text:
-            typer.echo(text, nl=False)
+            say(text, nl=False)
             begun = True
-    typer.echo("\n" if title else "")
+    say("\n" if title else "")
 
 
 def print_json(bundle: "HSENet", ct: Path, header: dict, **found: Any) -> None:
@@ -79,7 +79,7 @@ def print_json(bundle: "HSENet", ct: Path, header: dict, **found: Any) -> None:
 
     warnings = bundle.prepare(ct, **header).warnings
     line = {"ct": printable(str(ct)), **found, "warnings": warnings, "note": DISCLAIMER}
-    typer.echo(json.dumps(line, ensure_ascii=False))
+    say_json(line)
 
 # %% ../../nbs/commands/06_ask.ipynb #a9773251
 @app.command()

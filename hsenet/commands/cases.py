@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
 
-from .app import app
+from .app import app, say, say_json
 from .ask import for_each, open_bundle, print_json, say_disclaimer
 from ..options import AsJson, Cache, CTFile, CTFiles, HowMany, Index, IndexOutput, Intercept
 from ..options import Model, OfSplit, OptionalIndex, Output, Series, Slope, Spacing
@@ -32,14 +32,14 @@ def make_index(
     bundle = open_bundle(model)
     weights = bundle.part("clip_stage2")
     folder = output or cache / "index"
-    typer.echo(build_index(bundle.clip, bundle.clip_tokenizer, weights, cache, folder))
+    say(build_index(bundle.clip, bundle.clip_tokenizer, weights, cache, folder))
 
 # %% ../../nbs/commands/08_cases.ipynb #5c36f13e
 def _print_cases(cases: list[dict]) -> None:
     "A line for each case: similarity, name, split, report."
     for case in cases:
         report = " ".join(case["findings"].split())
-        typer.echo(f"{case['similarity']:.3f}  {case['case']}  ({case['split']})  {report}")
+        say(f"{case['similarity']:.3f}  {case['case']}  ({case['split']})  {report}")
 
 
 @app.command()
@@ -59,7 +59,7 @@ def similar(
     def find(ct: Path) -> None:
         cases = bundle.similar(ct, index, split, k, **header)
         if as_json: return print_json(bundle, ct, header, cases=cases)
-        if len(cts) > 1: typer.echo(f"{ct}:")
+        if len(cts) > 1: say(f"{ct}:")
         _print_cases(cases)
 
     for_each(cts, find)
@@ -80,7 +80,7 @@ def search(
     "The cases of an index whose CT is nearest to a text."
     cases = open_bundle(model).search(text, index, split, k)
     if as_json:
-        typer.echo(json.dumps({"text": text, "cases": cases}, ensure_ascii=False))
+        say_json({"text": text, "cases": cases})
     else:
         _print_cases(cases)
     say_disclaimer()
@@ -106,11 +106,11 @@ def findings(
         if as_json:
             rows = [dataclasses.asdict(finding) for finding in found]
             return print_json(bundle, ct, header, findings=rows)
-        if len(cts) > 1: typer.echo(f"{ct}:")
+        if len(cts) > 1: say(f"{ct}:")
         for finding in found:
             kind = "calibrated" if finding.calibrated else "not calibrated"
             asked = f"{finding.present} / {finding.absent}"
-            typer.echo(f"{finding.probability:6.1%}  {finding.name}  ({kind}; {asked})")
+            say(f"{finding.probability:6.1%}  {finding.name}  ({kind}; {asked})")
 
     for_each(cts, find)
 
@@ -134,5 +134,5 @@ def explain(
     "Maps of where the models looked, as NIfTI in the CT's own space."
     header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}
     maps = open_bundle(model).explain(ct, word, finding, output, **header)
-    for name in maps: typer.echo(output / f"{name}.nii.gz")
+    for name in maps: say(output / f"{name}.nii.gz")
     say_disclaimer()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import typer
 
-from .app import app
+from .app import app, say
 from ..options import Cache, Evaluations, EveryReconstruction, Everything, Labeler, Learned
 from ..options import Output, Paired, QuestionTask, ReportEmbeddings, Trained
 from ..options import VolumeEmbeddings
@@ -27,7 +27,7 @@ def _show(name: str, metrics: dict, output: Path) -> None:
 
     table = main_table({name: metrics}).to_string(index=False)
     line = (output / "row.md").read_text(encoding="utf-8")
-    typer.echo(f"{table}\n\n{line}\n{output}/report.html")
+    say(f"{table}\n\n{line}\n{output}/report.html")
 
 
 def _checkpoint(model: Path, task: str) -> Path:
@@ -152,4 +152,4 @@ def compare(
         table = comparison.compare_cases(*runs).reset_index().round(4).set_index("number")
     else:
         table = comparison.compare(runs, headline=not everything)
-    typer.echo(table.to_markdown(disable_numparse=True))
+    say(table.to_markdown(disable_numparse=True))

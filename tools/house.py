@@ -12,7 +12,7 @@ from run import ROOT
 
 PACKAGE = ROOT / "hsenet"
 FLOORS = [  # a floor may import what is below it, and its own rooms
-    ("messages", "links", "disk", "files", "ranges", "config", "plots", "processes"),
+    ("messages", "links", "disk", "files", "ranges", "config", "plots", "places", "processes"),
     ("ct",),
     ("corpora",),
     ("phantoms",),
@@ -123,6 +123,14 @@ def hard_lines(name: str, source: str) -> list[str]:
     return out
 
 
+def _words(tree: ast.AST | None) -> set[str]:
+    "The words in quotes of an expression: names in an annotation, or in `__all__`."
+    words = set()
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.Constant): words |= set(re.findall(r"\w+", str(node.value)))
+    return words
+
+
 def unused_imports(source: str) -> list[str]:
     "Names that are imported and never used; sorted."
     tree = ast.parse(source)
@@ -131,9 +139,11 @@ def unused_imports(source: str) -> list[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             bound |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for node in ast.walk(tree):  # annotations in quotes
-        for quoted in (getattr(node, "annotation", None), getattr(node, "returns", None)):
-            if isinstance(quoted, ast.Constant): used |= set(re.findall(r"\w+", str(quoted.value)))
+    for node in ast.walk(tree):
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            used |= _words(annotation)
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("__all__", "_all_"):
+            used |= _words(node.value)  # handed on to whoever imports this module
     return sorted(bound - used)
 
 

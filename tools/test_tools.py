@@ -92,6 +92,8 @@ def test_nothing_is_imported_in_vain():
     for name, source in sources.items():
         assert not unused_imports(source), f"{name} imports {', '.join(unused_imports(source))} and doesn't use it"
     assert unused_imports("import os\nfrom a import b, c as d\nb(1)") == ["d", "os"]
+    quoted = "from a import b, c, d\n__all__ = ['b']\ndef f(x: dict[str, 'c']): return 'd'"
+    assert unused_imports(quoted) == ["d"], "a name in __all__ or in an annotation is used"
 
 
 def outputs_of(path: Path) -> list[dict]:

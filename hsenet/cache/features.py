@@ -25,7 +25,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .manifest import (
-    SECOND, DatasetError, PreprocessError, array_checksum, disk_errors, hold_cache, label_array,
+    SECOND, PreprocessError, array_checksum, disk_errors, hold_cache, label_array,
     label_names, read_array, read_records, write_stamped)
 from .slices import (
     SliceEncoder, default_device, encode_stacks, fit_slice_encoder, load_slice_encoder)
@@ -173,17 +173,24 @@ def _read_or_none(path: Path) -> object:
 # %% ../../nbs/cache/02_features.ipynb #ef53b32c
 def check_slice_encoder(
     config: SliceConfig,
-    labelled: bool,  # has any training case labels?
+    labels: Sequence[dict | None],  # of the training cases; None: it has none
 ) -> None:
     "Raises `PreprocessError`, or the error of loading it, where there won't be a 2D encoder."
     if config.encoder != "small":
         load_slice_encoder(config.encoder)
         return
-    if not labelled:
+    named = (
+        "or set slices.encoder to an encoder: a folder, or an open_clip name such as hf-hub:… "
+        "(--set slices.encoder=…)")
+    if not len(labels):
+        raise PreprocessError(
+            "no training case with a report, so none to train the 2D encoder `small` on; run "
+            f"hsenet corpus check, which says why, {named}")
+    if not any(labels):
         raise PreprocessError(
             "no training case has labels, on which the 2D encoder `small` is trained; give the "
-            "table columns of 0 and 1 (--label names them), or set slices.encoder to an encoder: "
-            "a folder, or an open_clip name such as hf-hub:… (--set slices.encoder=…)")
+            "table columns of 0 and 1 (--label names them; CT-RATE keeps them in "
+            f"dataset/multi_abnormality_labels), {named}")
 
 # %% ../../nbs/cache/02_features.ipynb #afb156db
 def weights_hash(encoder: SliceEncoder) -> str:

@@ -39,7 +39,6 @@ from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
 from ..ct.volume import Given, VolumeError
 from hsenet.files import (
-    FileError,
     append_lines,
     checksum,
     fingerprint,
@@ -470,8 +469,7 @@ def preprocess_corpus(
     start = time.perf_counter()
     check_cases(cases)
     cache = Path(cache).absolute()
-    labelled = cases.labels[cases.split == "train"].notna().any()
-    check_slice_encoder(config.slices, labelled)
+    check_slice_encoder(config.slices, cases.labels[cases.split == "train"].tolist())
     run = _runner(cache, workers, scheduler)
     with disk_errors(cache): make_folders(cache)
     with hold_cache(cache):

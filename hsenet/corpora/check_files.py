@@ -120,6 +120,7 @@ def rows_of_files(
     if column_of is None: return None, {}
     uses = [f"{use} = {column}" for use, column in column_of.items()]
     check.found["columns"] = ", ".join(uses)
+    if rows.empty: check.note("table without rows", path, ["expected a row for each CT"])
     named = rows[column_of["path"]].notna()
     check.note("row without a path", path, [f"line {line}" for line in rows.index[~named]])
     return rows[named], column_of

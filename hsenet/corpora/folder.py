@@ -240,7 +240,7 @@ def read_rows(
 def _place_below(root: Path, name: str, table_path: Path) -> tuple[str, str]:
     "Name (relative to `root`) and path of a row's file. Raises `CorpusError`."
     path = safe_path(root, name, table_path)
-    outside = files_below(path, inside=root)[1] if path.is_dir() else []
+    outside = files_below(path, inside=root)[1] if os.path.isdir(path) else []
     if outside:
         goal = os.path.realpath(outside[0])
         raise CorpusError(f"{table_path}: {outside[0]} leads outside of {root}, to {goal}; refused")

@@ -97,11 +97,23 @@ def foreign_text(
         return read_text(path)
     except FileError as e:
         found = str(e).removesuffix(f"; {REMAKE}")
+        if _is_workbook(path): found = f"{path}: looks like a workbook of Excel or LibreOffice"
         raise CorpusError(f"{found}; expected {expected} in UTF-8, save it as such") from e
 
+
+def _is_workbook(path: Path) -> bool:
+    "Does a file begin as .xlsx and .ods (zip archives), or .xls?"
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+
 # %% ../../nbs/corpora/00_table.ipynb #51b5e49a
+_SAYS_DELIMITER = re.compile("sep=(.)(\r\n|\r|\n)")  # a line for Excel
+
+
 def delimiter_of(text: str) -> str:
     "What stands between the cells of a CSV file: a comma, or else what its first line has."
+    said = _SAYS_DELIMITER.match(text)
+    if said: return said[1]
     header = io.StringIO(text, newline=None).readline()  # whatever ends a line there
     header = re.sub('"[^"]*"', "", header)
     for delimiter in (",", ";", "\t"):
@@ -116,7 +128,9 @@ def csv_rows(
     "(line it begins in, its cells) of each row that isn't empty. Raises `CorpusError`."
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter_of(text), strict=True)
-    line = 1
+    skipped = 1 if _SAYS_DELIMITER.match(text) else 0
+    for _ in range(skipped): next(lines)
+    line = skipped + 1
     while True:
         try:
             row = next(reader, None)
@@ -126,7 +140,7 @@ def csv_rows(
         if row is None: return
         cells = [cell.strip() for cell in row]
         if any(cells): yield line, cells
-        line = reader.line_num + 1
+        line = skipped + reader.line_num + 1
 
 # %% ../../nbs/corpora/00_table.ipynb #97f3a90c
 def columns_of_header(

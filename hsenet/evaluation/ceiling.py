@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..cache.datasets import CLIPDataset
 from ..cache.manifest import label_array, one_per_scan
+from .folder import alone_in_folder
 from .page import write_pages
 from .predictions import EvaluationError, save_metrics, write_case_rows
 from .retrieval import auroc_numbers, save_auroc_figure, varied_labels
@@ -152,6 +153,7 @@ def _rows(names: Sequence[str], labels: np.ndarray, logits: np.ndarray) -> list[
     return rows
 
 
+@alone_in_folder
 def evaluate_ceiling(
     cache: str | Path,
     output: str | Path,  # folder for metrics.json, predictions.jsonl and the figure

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..cache.datasets import QuestionDataset
 from ..cache.text import fill_template
+from .folder import alone_in_folder
 from .page import write_pages
 from .predictions import (
     AGAIN, EvaluationError, digest_of, load_model, once_and_again, option_probabilities,
@@ -157,6 +158,7 @@ def _word_numbers(
     )
 
 # %% ../../nbs/evaluation/04_questions.ipynb #2e170665
+@alone_in_folder
 def evaluate_vqa(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,

@@ -17,6 +17,7 @@ from ..cache.datasets import CLIPDataset, ReportDataset
 from ..cache.manifest import cache_about, one_per_scan, read_manifest
 from ..cache.text import REPORT_PROMPT
 from ..corpora.table import LABELS
+from .folder import alone_in_folder
 from .page import write_pages
 from .predictions import (
     AGAIN, digest_of, in_chunks, load_model, once_and_again, plot_numbers, predictions_for,
@@ -194,6 +195,7 @@ def _labeler_name(labeler: Labeler | str | None) -> str | None:
     return type(labeler).__name__
 
 # %% ../../nbs/evaluation/03_reports.ipynb #05e8350b
+@alone_in_folder
 def evaluate_mrg(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,

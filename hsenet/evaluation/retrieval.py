@@ -23,6 +23,7 @@ from ..cache.manifest import (
     cache_about, label_array, label_names, one_per_scan, read_manifest)
 from .embeddings import (
     Embedded, embed_held_out, embed_texts, embed_volumes, embedding_stores)
+from .folder import alone_in_folder
 from .page import write_pages
 from hsenet.evaluation.predictions import (
     EvaluationError, Predictions, load_model, plot_numbers, save_figure, save_metrics,
@@ -282,6 +283,7 @@ def _scores_of_cases(
     return rows
 
 # %% ../../nbs/evaluation/02_retrieval.ipynb #a9cc3b0d
+@alone_in_folder
 def evaluate_zero_shot(
     model_folder: str | Path,  # a `VolumeCLIP`, stage 1 or 2, with its tokenizer
     cache: str | Path,
@@ -332,6 +334,7 @@ RETRIEVAL_HEADLINE = [
 NO_TRAINING_LABELS = "the cache has no labels of the training or the held-out cases"
 
 
+@alone_in_folder
 def evaluate_retrieval(
     model_folder: str | Path,  # a `VolumeCLIP`, stage 1 or 2, with its tokenizer
     cache: str | Path,
@@ -380,6 +383,7 @@ def evaluate_retrieval(
     return metrics
 
 # %% ../../nbs/evaluation/02_retrieval.ipynb #2ab61a40
+@alone_in_folder
 def evaluate_embeddings(
     volumes: tuple[str | Path, str | Path],  # .npy (N, P), and names of its rows (.txt, .json)
     reports: tuple[str | Path, str | Path],

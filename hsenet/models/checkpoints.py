@@ -16,6 +16,7 @@ from transformers import Phi3Config, PreTrainedModel, initialization as init
 from ..cache.text import load_tokenizer
 from ..config import LanguageConfig
 from ..files import FileError, read_json, replace_folder, show_bar, write_json
+from ..places import hold_place
 from .branches import branch_configs
 from .clip import VolumeCLIP
 from .language import base_checksum, load_language_model
@@ -302,5 +303,7 @@ def convert(
         model = load_released(path, base, stage1, stage2, progress, **config)
         _write(model, new, path if path.is_dir() else path.parent, base)
 
-    replace_folder(output.resolve(), write)  # what a link leads to is what was checked
+    place = output.resolve()  # what a link leads to is what was checked
+    with hold_place(place):
+        replace_folder(place, write)
     return output

@@ -30,7 +30,14 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput
 
 from ..config import Config
-from .folders import check_base, check_model, local_folder, read_config, read_shapes
+from hsenet.models.folders import (
+    check_base,
+    check_model,
+    local_folder,
+    one_sentence,
+    read_config,
+    read_shapes,
+)
 from hsenet.models.vit import (
     GuidedViT3D,
     GuidedViT3DConfig,
@@ -39,6 +46,7 @@ from hsenet.models.vit import (
     init_module,
     vit_config,
 )
+from .weights import CheckpointError
 
 # %% ../../nbs/models/03_clip.ipynb #f566f255
 LOSSES = ("softmax", "sigmoid")
@@ -468,6 +476,20 @@ def build_clip(
     )
     model = VolumeCLIP(settings)
     if config.text.pretrained:
-        bert = BertModel.from_pretrained(config.text.pretrained, add_pooling_layer=False)
-        model.text.load_state_dict(bert.state_dict())
+        model.text.load_state_dict(_pretrained_bert(config.text.pretrained).state_dict())
     return model
+
+
+def _pretrained_bert(name: str) -> BertModel:
+    "A BERT from a folder or the hub. Raises `CheckpointError` where weights of it are missing."
+    with one_sentence(name, "no BERT can be read from it"):
+        bert, found = BertModel.from_pretrained(
+            name, add_pooling_layer=False, output_loading_info=True
+        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{name}: {len(missing)} tensors of a BERT are not in its files "
+            f"({', '.join(missing[:3])}); they would be random; set text.pretrained"
+        )
+    return bert

@@ -51,6 +51,7 @@ from hsenet.models.language import (
     base_checksum,
     build_language_model,
     check_same_base,
+    check_same_settings,
     inject_lora,
     load_language_model,
 )
@@ -379,6 +380,7 @@ def _load_on_base(
     check_same_base(config.base, config.base_checksum, folder)
     vocab_size = config.language_config.vocab_size
     language_model = load_language_model(config.base, vocab_size, load_in_8bit)
+    check_same_settings(language_model.config, config.language_config, config.base, folder)
     model = cls(config, language_model)
     model.load_state_dict(_read_state(folder), strict=False)
     return model.eval()

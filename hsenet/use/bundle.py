@@ -7,7 +7,6 @@ __all__ = ['PARTS', 'FOLDERS', 'BundleError', 'part_folder', 'check_links', 'che
            'save_bundle', 'Bundle']
 
 # %% ../../nbs/use/00_bundle.ipynb #72b0279f
-import os
 import shutil
 from pathlib import Path
 from typing import Self
@@ -16,6 +15,7 @@ from fastcore.basics import patch
 
 from ..config import Config, load_config
 from ..files import PlainError, read_json, replace_folder, say_no_room
+from ..places import hold_place
 
 # %% ../../nbs/use/00_bundle.ipynb #71a16017
 class BundleError(PlainError):
@@ -137,16 +137,17 @@ def save_bundle(
         check_apart(source, output)
         check_links(source)
     place = output.resolve()
-    kept = parts_before(place, {*sources, "config.yaml"})
 
     def write(folder: Path) -> None:
-        for path in kept:
+        for path in parts_before(place, {*sources, "config.yaml"}):
             copy_into(path, folder / path.name)
         for name, source in sources.items():
             copy_into(source, folder / name)
         config.save(folder / "config.yaml")
 
-    replace_folder(place, write)
+    parts_before(place, {*sources, "config.yaml"})  # raises before anything is written
+    with hold_place(place, "bundle"):
+        replace_folder(place, write)
     return output
 
 # %% ../../nbs/use/00_bundle.ipynb #93b788a0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
-from ..files import FileError, printable, read_json
+from ..files import printable, read_json
 from .bundle import FOLDERS
 
 # %% ../../nbs/use/07_doctor.ipynb #78ab208b

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..files import PlainError, checksum, read_json, read_lines, replace_folder
 from ..files import write_array, write_json, write_lines
+from ..places import hold_place
 
 if TYPE_CHECKING:
     from hsenet.models.clip import VolumeCLIP
@@ -63,6 +64,23 @@ def _check_replaceable(output: Path) -> None:
     raise IndexFault(f"{output}: expected a new folder or an index, found {first}; choose another "
                      "folder")
 
+# %% ../../nbs/use/04_index.ipynb #02b00717
+def _origin(cache: str | Path, output: str | Path) -> dict[str, str]:
+    "Where the cache of an index lies, seen from the index, and the checksum of its manifest."
+    place = os.path.relpath(os.path.realpath(cache), os.path.realpath(output))
+    return {"cache": place, "manifest": checksum(Path(cache) / "manifest.jsonl")}
+
+
+def _check_up_to_date(folder: Path) -> None:
+    "Raise `IndexFault` where an index's cache is there, and has changed since."
+    about = read_json(folder / "index.json")
+    if not isinstance(about.get("cache"), str): return  # of a version that didn't remember it
+    manifest = Path(os.path.realpath(folder), about["cache"], "manifest.jsonl")
+    if not manifest.is_file() or checksum(manifest) == about.get("manifest"): return
+    cache = os.path.normpath(manifest.parent)
+    raise IndexFault(f"{folder}: the cache {cache} has changed since the index was made; make it "
+                     f"anew with `hsenet index {cache} --output {folder}`")
+
 # %% ../../nbs/use/04_index.ipynb #ad1bb1f2
 def build_index(
     clip: "VolumeCLIP",
@@ -74,9 +92,18 @@ def build_index(
     "Embed all cases of a cache and write the index, in the place of an older one; gives `output`."
     output = Path(output)
     _check_replaceable(output)
+    with hold_place(output.resolve(), "index"):
+        return _write_index(clip, tokenizer, weights, cache, output)
+
+
+def _write_index(
+    clip: "VolumeCLIP", tokenizer: Any, weights: str | Path, cache: str | Path, output: Path
+) -> Path:
+    "`build_index`, by the only one who does."
+    origin = _origin(cache, output)  # before reading: what changes meanwhile makes it out of date
     records, volumes, reports = embed_cache(clip, tokenizer, cache)
     rows = [{fact: record[fact] for fact in FACTS} for record in records]
-    about = {"weights": weights_checksum(weights), "cases": len(rows)}
+    about = {"weights": weights_checksum(weights), "cases": len(rows)} | origin
 
     def write(folder: Path) -> None:
         write_array(folder / "volumes.npy", volumes.astype(np.float32))
@@ -119,11 +146,13 @@ def open_index(
     folder: str | Path,
     weights: str | Path,  # the folder of the CLIP that will be asked
 ) -> CaseIndex:
-    "An index that this CLIP made. Raises `FileNotFoundError`, `IndexFault`."
+    "An index that this CLIP made, of its cache as it is now. `FileNotFoundError`, `IndexFault`."
     index = CaseIndex.load(folder)
-    if index.weights == weights_checksum(weights): return index
-    raise IndexFault(f"{folder}: made by other weights than those in {weights}; "
-                     f"make it anew with `hsenet index CACHE --output {folder}`")
+    if index.weights != weights_checksum(weights):
+        raise IndexFault(f"{folder}: made by other weights than those in {weights}; "
+                         f"make it anew with `hsenet index CACHE --output {folder}`")
+    _check_up_to_date(Path(folder))
+    return index
 
 # %% ../../nbs/use/04_index.ipynb #eb5b0697
 def nearest_cases(

@@ -1,6 +1,7 @@
 """Tests of the tools. Each runs in a process of its own: python tools/test_tools.py test_name"""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,16 @@ def test_nothing_is_imported_in_vain():
 def outputs_of(path: Path) -> list[dict]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [output for c in cells for output in c.get("outputs", [])]
+
+
+def test_links_between_notebooks_lead_somewhere():
+    broken = []
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] != "markdown": continue
+            for link in re.findall(r"\]\(([^)#:]+\.ipynb)", "".join(cell["source"])):
+                if not (path.parent / link).is_file(): broken.append(f"{path.relative_to(ROOT)} → {link}")
+    assert not broken, "no notebook there: " + ", ".join(broken)
 
 
 def test_run_notebooks_are_kept_without_outputs():

@@ -37,11 +37,11 @@ from ..corpora.layouts import (
 from ..corpora.splits import tuning_split
 from ..corpora.table import CASE_COLUMNS
 from ..ct.planes import encode_ct
+from ..ct.read import scan_fingerprint
 from ..ct.volume import Given, VolumeError
 from hsenet.files import (
     append_lines,
     checksum,
-    fingerprint,
     read_lines,
     show_bar,
     write_lines,
@@ -93,7 +93,7 @@ def process_case(
     file can't be used."""
     case, path = row["case"], row["path"]
     # before reading: a file that changes meanwhile is read again next time
-    row = row | {"source": fingerprint(path)}
+    row = row | {"source": scan_fingerprint(path)}
     try:
         encoded, images, ct = encode_ct(path, Given.of_case(row), volume, slices)
     except (VolumeError, OSError, MemoryError) as e:
@@ -166,7 +166,7 @@ def case_rows(cases: pd.DataFrame) -> list[dict]:
     rows = cases[columns].to_dict("records")
     for row in rows:
         row["path"] = os.path.abspath(row["path"])
-        row["source"] = fingerprint(row["path"])
+        row["source"] = scan_fingerprint(row["path"])
     return rows
 
 # %% ../../nbs/cache/04_preprocess.ipynb #7c8d7ed8

@@ -118,8 +118,7 @@ def with_rescale(
         intercept = _pick_number(s.intercept, given.number("intercept"), by_hand)
         if intercept is None:
             raise VolumeError(f"{place}: {s.name} has no RescaleIntercept and none is given, "
-                              "so its HU are unknown; pass slope= and intercept= "
-                              "(slope=1, intercept=0 if it holds HU)")
+                              f"so its HU are unknown; {given.rescale_advice}")
         rescaled.append(replace(s, slope=1.0 if slope is None else slope, intercept=intercept))
     changed = [a for a, b in zip(slices, rescaled)
                if (a.slope, a.intercept) != (b.slope, b.intercept)]

@@ -326,8 +326,8 @@ def pick_series(
         raise VolumeError(f"{scanned.place}: the series asked for isn't there; found {words}")
     if len(names) > 1:
         raise VolumeError(f"{scanned.place}: {len(names)} CT series: {words}; "
-                          "say which with series=, or series='auto' for the thinnest of "
-                          "a soft kernel; `hsenet corpus series` shows more of them")
+                          "say which with series= (for a corpus in a column series of its "
+                          "table), or series='auto' for the thinnest of a soft kernel; `hsenet corpus series` shows more of them")
     chosen = groups[names[0]]
     check_complete(scanned, chosen)
     return chosen

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import nibabel as nib
 import numpy as np
 
-from .formats import ITK_READERS, itk_format
+from .formats import ITK_READERS, itk_format, other_half
 from .grid import to_patient_grid
 from .nifti import choose_rescale, pick_volume
 from .volume import (CT, Given, VolumeError, check_geometry, check_hu, check_memory,
@@ -83,6 +83,10 @@ def itk_header(
     "SimpleITK's reader after it read the header. Raises `VolumeError`."
     sitk = _simpleitk(path, name)
     check_data_files(path)
+    half = other_half(path)
+    if half is not None and not half.is_file():
+        raise VolumeError(f"{path}: one of two files; the other, {half.name}, isn't there; "
+                          "put it into the same folder")
     reader = sitk.ImageFileReader()
     reader.SetImageIO(ITK_READERS[name])
     reader.SetFileName(str(path))

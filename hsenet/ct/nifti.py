@@ -116,7 +116,8 @@ def pick_volume(
     volumes = axes[3] if len(axes) == 4 else 1
     if volumes > 1 and volume is None:
         raise VolumeError(f"{path}: holds {volumes} volumes (time points) of {tuple(axes[:3])} "
-                          f"voxels; say which with volume=, 0 to {volumes - 1}")
+                          f"voxels; say which with volume=, 0 to {volumes - 1}, "
+                          "or keep one in the file")
     if not volumes: raise VolumeError(f"{path}: empty, it holds no volume (shape {shape})")
     chosen = volume or 0
     if not 0 <= chosen < volumes:
@@ -286,8 +287,7 @@ def choose_rescale(
     if unsaid:
         names = " and no ".join(unsaid)
         raise VolumeError(f"{path}: its header is blank and no {names} is given, "
-                          "so its HU are unknown; pass slope=, intercept= and spacing= "
-                          "(slope=1, intercept=0 if it holds HU)")
+                          f"so its HU are unknown; {given.rescale_advice}")
     source = "stored" if (slope, intercept) == (1, 0) else "csv"
     return slope, intercept, source
 
@@ -319,7 +319,8 @@ def header_facts(
     spacing = own_spacing(header) if affine is None else None
     own_slope, own_intercept = header.get_slope_inter()
     own = (1.0 if own_slope is None else float(own_slope), float(own_intercept or 0))
-    unknown = blank and (spacing is None or given != Given(spacing=given.spacing))
+    rescaled = [given.number(name) is not None for name in ("slope", "intercept")]
+    unknown = blank and (spacing is None or any(rescaled))
     slope, intercept, source = choose_rescale(own, unknown, given, path)
     meta = {"path": str(path), "hu_source": source, "slope": slope, "intercept": intercept,
             "orientation": "blank", "padding_voxels": 0, "warnings": []}

@@ -92,6 +92,12 @@ class Given:
         if value is None or not np.isfinite(value): return None
         return float(value)
 
+    @property
+    def rescale_advice(self) -> str:
+        "What to do where neither a header nor this says how numbers become HU."
+        if self.from_table: return "write slope, intercept and spacing into its header"
+        return "pass slope=, intercept= and spacing= (slope=1, intercept=0 if it holds HU)"
+
 # %% ../../nbs/ct/00_volume.ipynb #ac6a0fab
 def axis_directions(
     affine: np.ndarray,  # (4, 4) voxels → mm

@@ -7,6 +7,7 @@ __all__ = ['THICKEST_SLICE', 'FEWEST_SLICES', 'LUNG', 'LEAST_LUNG', 'corpus_head
            'scan_warnings', 'seen_box', 'PreparedCT', 'scan_affine', 'prepare_scan', 'scan_key']
 
 # %% ../../nbs/use/02_ct.ipynb #a28ff17d
+import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,6 @@ import numpy as np
 from ..config import Config
 from ..ct.volume import (
     CT, Given, VolumeError, check_hu, check_length, length_warnings, positive_spacing)
-from ..files import fingerprint
 
 if TYPE_CHECKING:  # who asks a model waits for imports: so each comes when it is needed
     from torch import Tensor, nn
@@ -177,8 +177,10 @@ def prepare_scan(
 # %% ../../nbs/use/02_ct.ipynb #341ca1e6
 def scan_key(source: str | Path | CT, header: dict) -> tuple:
     "What tells a CT, read with `header`, from every other."
+    from hsenet.ct.read import scan_fingerprint
+
     said = tuple(sorted((name, str(value)) for name, value in header.items()))
     if isinstance(source, CT):
         voxels = np.ascontiguousarray(source.hu)
         return (voxels.shape, zlib.crc32(voxels), source.spacing, said)
-    return (*fingerprint(source), said)
+    return (json.dumps(scan_fingerprint(source)), said)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .app import app, error_line, say, say_json
+from .app import app, error_line, say
 from ..options import AsJson, CTFiles, Intercept, Model, Series, Slope, Spacing, Volume
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def print_pieces(pieces: Iterator[str], title: str = "") -> None:
         if text:
             say(text, nl=False)
             begun = True
-    say("\n" if title else "")
+    typer.echo("\n" if title else "")
 
 
 def print_json(bundle: "HSENet", ct: Path, header: dict, **found: Any) -> None:
@@ -79,7 +79,7 @@ def print_json(bundle: "HSENet", ct: Path, header: dict, **found: Any) -> None:
 
     warnings = bundle.prepare(ct, **header).warnings
     line = {"ct": printable(str(ct)), **found, "warnings": warnings, "note": DISCLAIMER}
-    say_json(line)
+    typer.echo(json.dumps(line, ensure_ascii=False))
 
 # %% ../../nbs/commands/06_ask.ipynb #a9773251
 @app.command()

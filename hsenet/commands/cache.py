@@ -8,7 +8,7 @@ __all__ = ['preprocess', 'corpus_shard']
 # %% ../../nbs/commands/03_cache.ipynb #99d2f965
 import typer
 
-from .app import app, say
+from .app import app
 from .corpus import corpus as corpus_group
 from ..options import Below, Cache, Column, Corpus, Label, Layout, Megabytes, NewCache
 from ..options import Patient, Preset, Questions, Release, Scheduler, Seed, Set, ShardedCache
@@ -49,7 +49,7 @@ is done already is kept."""
         scheduler=scheduler,
         **corpus_settings(table, patient, split, column, below, label),
     )
-    say(folder)
+    typer.echo(folder)
 
 # %% ../../nbs/commands/03_cache.ipynb #a8cf573e
 @corpus_group.command("shard")
@@ -63,4 +63,4 @@ def corpus_shard(
     from hsenet.cache.shards import write_shards
 
     folder = write_shards(cache, output, base, megabytes)
-    say(f"{folder}: shards and their index")
+    typer.echo(f"{folder}: shards and their index")

@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 from typer import Argument, Option
 
-from .app import app, say, say_json
+from .app import app, say
 from .ask import for_each, open_bundle, print_json, say_disclaimer
 from ..options import AsJson, Cache, CTFile, CTFiles, HowMany, Index, IndexOutput, Intercept
 from ..options import Model, OfSplit, OptionalIndex, Output, Series, Slope, Spacing
@@ -80,7 +80,7 @@ def search(
     "The cases of an index whose CT is nearest to a text."
     cases = open_bundle(model).search(text, index, split, k)
     if as_json:
-        say_json({"text": text, "cases": cases})
+        typer.echo(json.dumps({"text": text, "cases": cases}, ensure_ascii=False))
     else:
         _print_cases(cases)
     say_disclaimer()

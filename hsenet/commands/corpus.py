@@ -8,7 +8,7 @@ __all__ = ['corpus', 'config', 'phantoms', 'corpus_check', 'corpus_unpack', 'cor
 # %% ../../nbs/commands/02_corpus.ipynb #522bdfe5
 import typer
 
-from .app import app, say
+from .app import app, in_options, say
 from ..options import AllProblems, Archives, Below, Column, Corpus, DicomSource, Label
 from ..options import Layout, Output, Partial, Patient, PhantomLayout, PhantomRelease, Preset
 from ..options import ProblemsFile, Release, Sample, SampleSeed, Seed, Set, Split
@@ -25,7 +25,7 @@ def config(
     import yaml
 
     tree = chosen_config(preset, seed, settings).to_dict()
-    say(yaml.safe_dump(tree, sort_keys=False))
+    typer.echo(yaml.safe_dump(tree, sort_keys=False))
 
 # %% ../../nbs/commands/02_corpus.ipynb #2a569178
 @app.command()
@@ -48,7 +48,7 @@ preprocess reads."""
         folder = write_corpus(output, chosen.phantom, chosen.seed, release=release, workers=workers)
     else:
         folder = write_example(output, layout, chosen.phantom, chosen.seed, workers)
-    say(folder)
+    typer.echo(folder)
 
 # %% ../../nbs/commands/02_corpus.ipynb #8e56fbd8
 corpus = typer.Typer(help="Look at a corpus, unpack its archives.", no_args_is_help=True)
@@ -81,7 +81,7 @@ there is any."""
     checked = check_corpus(
         root, layout, release, partial=partial, sample=sample, seed=seed, **settings
     )
-    say(check_text(checked, everything))
+    say(in_options(check_text(checked, everything)))
     if problems: typer.echo(write_problems(checked, problems), err=True)
     if not checked.ok: raise typer.Exit(1)
 
@@ -95,7 +95,7 @@ def corpus_unpack(
     from hsenet.corpora.archives import unpack_all
 
     for unpacked in unpack_all(archives, folder):
-        say(unpacked)
+        typer.echo(unpacked)
 
 # %% ../../nbs/commands/02_corpus.ipynb #9bf9339d
 @corpus.command("series")
@@ -106,4 +106,4 @@ def corpus_series(
     from hsenet.ct.dicom_series import AUTO_RULE, series_lines
 
     for line in series_lines(source): say(line)
-    say(f"auto: {AUTO_RULE}")
+    typer.echo(f"auto: {AUTO_RULE}")

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import typer
 from typer import Argument
 
-from .app import app, say
+from .app import app
 
 # %% ../../nbs/commands/10_doctor.ipynb #ba439cc8
 Folders = Annotated[
@@ -31,5 +31,5 @@ def doctor(folders: Folders = None):
     if not folders: lines = environment() + extras()
     for line in lines:
         mark = "" if line.ok else "MEND: "
-        say(f"{mark}{line.what}: {line.found}")
+        typer.echo(f"{mark}{line.what}: {line.found}")
     if not all(line.ok for line in lines): raise typer.Exit(1)

@@ -8,7 +8,7 @@ __all__ = ['train', 'train_stage1', 'train_stage2', 'train_mrg', 'train_vqa']
 # %% ../../nbs/commands/04_train.ipynb #77074fa5
 import typer
 
-from .app import app, say
+from .app import app
 from ..options import Cache, Control, OptionalStage1, OptionalStage2, Output, Preset
 from ..options import ReportRun, Seed, Set, Stage1, Stage2, Tasks, chosen_config
 
@@ -29,7 +29,7 @@ def train_stage1(
     from hsenet.training import stages
 
     best = stages.train_stage1(chosen_config(preset, seed, settings), cache, output)
-    say(best)
+    typer.echo(best)
 
 # %% ../../nbs/commands/04_train.ipynb #8d77836b
 @train.command("stage2")
@@ -45,7 +45,7 @@ def train_stage2(
     from hsenet.training import stages
 
     best = stages.train_stage2(chosen_config(preset, seed, settings), cache, stage1, output)
-    say(best)
+    typer.echo(best)
 
 # %% ../../nbs/commands/04_train.ipynb #d3cbd927
 @train.command("mrg")
@@ -64,7 +64,7 @@ def train_mrg(
 
     config = chosen_config(preset, seed, settings)
     best = stages.train_mrg(config, cache, stage1, stage2, output, control=control)
-    say(best)
+    typer.echo(best)
 
 # %% ../../nbs/commands/04_train.ipynb #9db01890
 @train.command("vqa")
@@ -87,4 +87,4 @@ def train_vqa(
     starts = {"mrg": mrg, "stage1": stage1, "stage2": stage2}
     kinds = tuple(kind.strip() for kind in tasks.split(","))
     best = stages.train_vqa(config, cache, output, **starts, control=control, tasks=kinds)
-    say(best)
+    typer.echo(best)

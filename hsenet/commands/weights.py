@@ -8,7 +8,7 @@ __all__ = ['convert', 'bundle']
 # %% ../../nbs/commands/07_weights.ipynb #6b20ba99
 import typer
 
-from .app import app, say
+from .app import app
 from ..options import Base, Encoder1, Encoder2, Force, KeepNames, Output, Part, Preset
 from ..options import Released, Seed, Set, SliceEncoder, chosen_config
 
@@ -26,7 +26,7 @@ def convert(
     "Turn a released checkpoint into a folder of ours: safetensors, configuration, tokenizer."
     from hsenet.models import checkpoints
 
-    say(checkpoints.convert(source, output, force, keep_names, base, stage1, stage2))
+    typer.echo(checkpoints.convert(source, output, force, keep_names, base, stage1, stage2))
 
 # %% ../../nbs/commands/07_weights.ipynb #eee06434
 @app.command()
@@ -47,4 +47,4 @@ def bundle(
     parts = {"report": report, "vqa": vqa, "clip1": clip1, "clip2": clip2}
     given = {name: folder for name, folder in parts.items() if folder is not None}
     config = chosen_config(preset, seed, settings)
-    say(save_bundle(config, output, slice_encoder, **given))
+    typer.echo(save_bundle(config, output, slice_encoder, **given))

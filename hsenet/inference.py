@@ -274,6 +274,14 @@ def _map_name(kind: str, what: str) -> str:
     letters = [letter if letter.isalnum() else "_" for letter in what.lower()]
     return f"{kind}_{''.join(letters)}"[:60]
 
+# %% ../nbs/03_inference.ipynb #36a4b6aa
+def _check_not_over(ct: Any, paths: list[Path]) -> None:
+    "Raise `ValueError` where a map would take the place of the CT that it is of."
+    if not isinstance(ct, (str, Path)): return
+    for path in paths:
+        if path.exists() and path.samefile(ct):
+            raise ValueError(f"{path}: the map would replace the CT itself; choose another folder")
+
 # %% ../nbs/03_inference.ipynb #1aef3bf0
 @patch
 def explain(
@@ -303,5 +311,7 @@ def explain(
         asked = read_sentences(self.clip, self.clip_tokenizer, [finding])
         maps[_map_name("finding", finding)] = finding_map(self.clip, scan, asked.directions[0])
     if output is not None:
-        for name, values in maps.items(): save_map(values, scan, Path(output) / f"{name}.nii.gz")
+        paths = [Path(output) / f"{name}.nii.gz" for name in maps]
+        _check_not_over(ct, paths)
+        for path, values in zip(paths, maps.values()): save_map(values, scan, path)
     return maps

@@ -161,6 +161,17 @@ def copy_small_files(cache: Path, output: Path) -> None:
         elif source.is_file():
             shutil.copyfile(source, output / name)
 
+# %% ../../nbs/cache/07_shards.ipynb #1451dca6
+def _check_output(output: Path, cache: Path) -> None:
+    "Raise `PreprocessError` where shards, or another cache, would be overwritten."
+    if (output / "shards.json").exists():
+        raise PreprocessError(f"{output}: holds shards already; choose another folder")
+    manifest = output / "manifest.jsonl"
+    if not manifest.is_file(): return
+    begun = manifest.read_bytes() == (cache / "manifest.jsonl").read_bytes()  # by a killed job
+    if output.samefile(cache) or not begun:
+        raise PreprocessError(f"{output}: holds a cache already; choose another folder")
+
 # %% ../../nbs/cache/07_shards.ipynb #101874a6
 def write_shards(
     cache: str | Path,  # finished
@@ -172,11 +183,10 @@ def write_shards(
     """Write `output/shards/*.tar`, their index, and copies of the small files; gives the folder.
     Raises `PreprocessError`."""
     cache, output = Path(cache), Path(output)
-    if (output / "shards.json").exists():
-        raise PreprocessError(f"{output}: holds shards already; choose another folder")
     if not (cache / "manifest.jsonl").is_file():
         raise PreprocessError(
             f"{cache}: no manifest.jsonl; expected a cache, made by preprocessing")
+    _check_output(output, cache)
     records = read_records(cache)
     check_names(records)
     splits = {}

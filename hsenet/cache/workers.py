@@ -105,7 +105,7 @@ def connect(
     place = {"scheduler_file": scheduler} if os.path.isfile(scheduler) else {"address": scheduler}
     try:
         return Client(**place, timeout=10, set_as_default=False)
-    except (OSError, ValueError, TypeError, KeyError) as e:  # a timeout is an OSError
+    except (OSError, ValueError, TypeError, KeyError, AssertionError) as e:  # also a timeout
         raise PreprocessError(
             f"scheduler {scheduler}: no Dask scheduler answers there ({shown(str(e))}); "
             "start one with "

@@ -35,7 +35,9 @@ def prompt_pairs(
 
 
 def _filled(template: str, label: str) -> str:
-    "The template with the label in it, capital letters only where the sentence begins."
+    """The template with the label in it, capital letters only where the sentence begins.
+    Raises `MetricError` for a label without a word."""
+    if not label.strip(): raise MetricError(f"finding {label!r}: expected its name, found no word")
     word = label.split()[0]
     abbreviated = word[1:] != word[1:].lower()  # COVID-19, ILD
     if not template.startswith("{label}") and not abbreviated:

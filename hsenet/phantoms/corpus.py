@@ -21,9 +21,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..config import PhantomConfig
-from ..corpora.layouts import PHANTOM, write_about
+from ..corpora.layouts import ABOUT, PHANTOM, write_about
 from ..corpora.table import LABELS
-from ..files import FileError, read_json, show_bar, whole_file, write_lines, write_text
+from ..files import FileError, check_fields, printable, read_json, show_bar, whole_file
+from ..files import write_lines, write_text
 from .anatomy import PhantomError, named_rng
 from .canvas import Acquisition
 from .findings import DIFFICULTIES, FINDINGS, draw
@@ -360,11 +361,14 @@ def _check_folder(mark: Path, settings: dict) -> bool:
     "True if the folder holds this corpus, complete. Raises `PhantomError` if it holds another."
     folder = mark.parent
     if not mark.is_file():
-        if not (folder / "dataset").exists(): return False
-        missing = f"{folder} holds a dataset but no {mark.name}"
-        raise PhantomError(f"{missing}: not one of ours; choose another folder")
+        here = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        other = [name for name in here if name != ABOUT and not name.startswith(".")]
+        if not other: return False
+        raise PhantomError(f"{folder} holds {printable(other[0])} but no {mark.name}: "
+                           "not one of ours; choose another folder")
     try:
-        found = read_json(mark)
+        fields = {"settings": dict, "complete": bool}
+        found = check_fields(read_json(mark), fields, str(mark))
     except FileError as e:
         raise PhantomError(f"{e}; or delete the folder {folder} and write it again") from e
     changes = []
@@ -407,6 +411,7 @@ def write_corpus(
     settings = _settings(config, seed, release)
     mark = root / "phantom.json"
     complete = _check_folder(mark, settings)
+    if not mark.is_file(): _write_mark(mark, settings, complete=False)
     write_about(root, PHANTOM)
     job = _Job(root, config, seed, release)
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}

@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

@@ -6,7 +6,6 @@
 __all__ = ['logger', 'DISCLAIMER', 'say_disclaimer', 'open_bundle', 'for_each', 'print_pieces', 'print_json', 'report', 'ask']
 
 # %% ../../nbs/commands/06_ask.ipynb #bcb4c18e
-import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .app import app, error_line, say
+from .app import app, error_line, say, say_json
 from ..options import AsJson, CTFiles, Intercept, Model, Series, Slope, Spacing, Volume
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ def print_json(bundle: "HSENet", ct: Path, header: dict, **found: Any) -> None:
 
     warnings = bundle.prepare(ct, **header).warnings
     line = {"ct": printable(str(ct)), **found, "warnings": warnings, "note": DISCLAIMER}
-    typer.echo(json.dumps(line, ensure_ascii=False))
+    say_json(line)
 
 # %% ../../nbs/commands/06_ask.ipynb #a9773251
 @app.command()

@@ -7,14 +7,12 @@ __all__ = ['Text', 'Word', 'OneFinding', 'make_index', 'similar', 'search', 'fin
 
 # %% ../../nbs/commands/08_cases.ipynb #74184baa
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Optional
 
-import typer
 from typer import Argument, Option
 
-from .app import app, say
+from .app import app, say, say_json
 from .ask import for_each, open_bundle, print_json, say_disclaimer
 from ..options import AsJson, Cache, CTFile, CTFiles, HowMany, Index, IndexOutput, Intercept
 from ..options import Model, OfSplit, OptionalIndex, Output, Series, Slope, Spacing
@@ -80,7 +78,7 @@ def search(
     "The cases of an index whose CT is nearest to a text."
     cases = open_bundle(model).search(text, index, split, k)
     if as_json:
-        typer.echo(json.dumps({"text": text, "cases": cases}, ensure_ascii=False))
+        say_json({"text": text, "cases": cases})
     else:
         _print_cases(cases)
     say_disclaimer()

@@ -34,6 +34,7 @@ from hsenet.files import (
     make_folder,
     read_json,
     read_lines,
+    read_yaml,
     write_json,
     write_lines,
 )
@@ -114,6 +115,15 @@ def hold_run(output: str | Path) -> Iterator[Path]:
         yield output
 
 # %% ../../nbs/training/00_folder.ipynb #5b25ff7d
+def _check_settings_file(folder: Path, config: Config) -> None:
+    "Raise `TrainingError` where the folder has other settings and nothing says that it is a run."
+    path = folder / "config.yaml"
+    is_run = any((folder / name).exists() for name in ("run.json", "versions.json"))
+    if is_run or not path.exists(): return
+    if read_yaml(path) != config.to_dict():
+        raise TrainingError(f"{path} is there already, and no run wrote it; choose another folder")
+
+
 @contextmanager
 def open_run(
     config: Config,
@@ -122,10 +132,12 @@ def open_run(
     **facts,  # JSON, written beside the versions
 ) -> Iterator[Path]:
     """Hold a run's folder (see `hold_run`), with `config.yaml` and `versions.json` in it: those of
-    the run that goes on there, or new ones; gives the folder."""
+    the run that goes on there, or new ones; gives the folder. Raises `TrainingError` for settings
+    that no run wrote, such as a bundle's."""
     with hold_run(output) as folder:
         goes_on = resume and (folder / "run.json").exists()
         if not goes_on:
+            _check_settings_file(folder, config)
             config.save(folder / "config.yaml")
             write_json(folder / "versions.json", versions() | facts)
         yield folder

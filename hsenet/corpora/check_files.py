@@ -16,7 +16,13 @@ import pandas as pd
 
 from .bimcv import bimcv_files, files_by_name, likeliest
 from .check_ct_rate import note_anatomies, note_labels
-from .folder import find_columns, label_columns, scans_of_rows, series_of_rows
+from hsenet.corpora.folder import (
+    case_of_series,
+    find_columns,
+    label_columns,
+    scans_of_rows,
+    series_of_rows,
+)
 from .problems import CHECKED_COLUMNS, Check, note_links
 from .released import ARRAYS, released_tables, rows_of_manifest
 from .splits import assign_split
@@ -25,8 +31,10 @@ from hsenet.corpora.table import (
     CT_RATE_PATIENT,
     LABELS,
     CorpusError,
+    case_names,
     clean_text,
     find_patients,
+    foreign_path,
     read_table,
     safe_path,
     split_names,
@@ -155,22 +163,40 @@ def _check_rows(
     check.found["reports"] = f"{len(names) - len(silent)} rows"
     return pd.DataFrame({"case": names, "path": places, "there": there})
 
+# %% ../../nbs/corpora/11_check_files.ipynb #e426a271
+def _cases_as_read(
+    root: Path,
+    cases: pd.DataFrame,  # case (the path in the table), path, and series where there is one
+    by_name: bool,
+) -> pd.DataFrame:
+    "The cases that reading keeps, with the names that it gives them."
+    kept = cases if by_name else cases[cases.path.notna()]
+    names = []
+    for name, path in zip(kept.case, kept.path):
+        elsewhere = by_name or ".." in foreign_path(name).parts
+        by_file = elsewhere and pd.notna(path)
+        names.append(os.path.relpath(path, root) if by_file else name)
+    names = case_names(names)
+    if "series" in kept:
+        names = [case_of_series(name, series) for name, series in zip(names, kept.series)]
+    return kept.assign(case=names)
+
 # %% ../../nbs/corpora/11_check_files.ipynb #6d06d1a7
 def _split_as_read(
     check: Check,
     path: Path,  # of the table
-    cases: pd.DataFrame,
+    cases: pd.DataFrame,  # of `_cases_as_read`
     rows: pd.DataFrame,
     column_of: dict[str, str],
     split: str | Path,
-) -> pd.DataFrame:
-    "`cases` with their split; empty where that can't be known."
+) -> pd.Series:
+    "The split of each case; empty where that can't be known."
     if "split" in column_of:
         splits = rows[column_of["split"]]
         names = check.attempt("unknown split", path, split_names, splits, path)
-        return cases.assign(split="" if names is None else names)
+        return pd.Series("", rows.index) if names is None else names
     with_split = check.attempt("unknown split", path, assign_split, cases, split)
-    return cases.assign(split="") if with_split is None else with_split
+    return pd.Series("", rows.index) if with_split is None else with_split["split"]
 
 
 def _check_labels(
@@ -215,7 +241,8 @@ def check_table(
     cases["patient"] = patients_of_files(check, path, rows, cases.case, column_of, patient)
     cases["scan"] = scans_of_rows(rows, column_of, cases)
     if "series" in column_of: cases["series"] = series_of_rows(rows, column_of)
-    cases = _split_as_read(check, path, cases, rows, column_of, split)
+    as_read = _cases_as_read(root, cases, by_name)
+    cases["split"] = _split_as_read(check, path, as_read, rows, column_of, split)
     _check_labels(check, path, rows, column_of, cases.case, labels)
     return cases[cases.there]
 

@@ -16,13 +16,8 @@ import pandas as pd
 
 from .bimcv import bimcv_files, files_by_name, likeliest
 from .check_ct_rate import note_anatomies, note_labels
-from hsenet.corpora.folder import (
-    case_of_series,
-    find_columns,
-    label_columns,
-    scans_of_rows,
-    series_of_rows,
-)
+from .folder import case_of_series, find_columns, label_columns
+from .folder import scans_of_rows, series_of_rows
 from .problems import CHECKED_COLUMNS, Check, note_links
 from .released import ARRAYS, released_tables, rows_of_manifest
 from .splits import assign_split
@@ -39,6 +34,7 @@ from hsenet.corpora.table import (
     safe_path,
     split_names,
 )
+from ..ct.nifti import with_ending
 from ..links import files_below
 
 # %% ../../nbs/corpora/11_check_files.ipynb #87f986df
@@ -65,6 +61,12 @@ def _place_below(check: Check, root: Path, names: pd.Series, table: Path) -> lis
             refused.append(name)
     check.note("path leads out of the folder", table, refused)
     return places
+
+
+def _missing(name: str, place: str | None) -> str:
+    "What a table calls a file that isn't there, and the file that may be meant."
+    near = None if place is None else with_ending(place)
+    return name if near is None else f"{name} (but {near} is there)"
 
 # %% ../../nbs/corpora/11_check_files.ipynb #dc1394cb
 def files_left(root: Path, used: set[str], by_name: bool) -> list[str]:
@@ -159,7 +161,8 @@ def _check_rows(
     used = set(places.dropna())
     check.note("volume without report", root, files_left(root, used, by_name))
     if not partial:
-        check.note("report without volume", path, names[~there])
+        missing = zip(names[~there], places[~there])
+        check.note("report without volume", path, [_missing(*row) for row in missing])
     check.found["reports"] = f"{len(names) - len(silent)} rows"
     return pd.DataFrame({"case": names, "path": places, "there": there})
 

@@ -90,7 +90,9 @@ def check_text(
     width = max(map(len, check.found), default=0)
     facts = [f"  {name:{width}}  {what}" for name, what in check.found.items()]
     total = sum(len(problem.examples) for problem in check.problems)
-    verdict = f"{total} inconsistencies of {len(check.problems)} kinds:"
+    kinds = len(check.problems)
+    faults = "1 inconsistency" if total == 1 else f"{total} inconsistencies"
+    verdict = f"{faults} of 1 kind:" if kinds == 1 else f"{faults} of {kinds} kinds:"
     if check.ok: verdict = "no inconsistency"
     problems = []
     for problem in check.problems:
@@ -120,11 +122,14 @@ def write_problems(check: Check, path: str | Path) -> Path:
 
 # %% ../../nbs/corpora/09_problems.ipynb #5b58f46c
 def note_links(check: Check, where: str | Path, outside: Iterable[Path]) -> None:
-    "Note the links that lead out of the corpus, and where to."
-    examples = []
+    "Note the links that lead out of the corpus or to nothing, and where to."
+    examples = {"link that leads out of the corpus": [], "link to what doesn't exist": []}
     for link in outside:
-        examples.append(f"{os.path.relpath(link, check.root)} → {os.path.realpath(link)}")
-    check.note("link that leads out of the corpus", where, examples)
+        shown = f"{os.path.relpath(link, check.root)} → {os.path.realpath(link)}"
+        leads_out, to_nothing = examples.values()
+        (leads_out if os.path.exists(link) else to_nothing).append(shown)
+    for kind, links in examples.items():
+        check.note(kind, where, links)
 
 # %% ../../nbs/corpora/09_problems.ipynb #26cb060b
 CHECKED_COLUMNS = ["case", "scan", "patient", "split", "path"]  # that a check needs of the volumes

@@ -115,9 +115,12 @@ def tuning_split(
     patients = np.array(sorted(cases.patient[train].unique()))
     count = int(np.ceil(share * len(patients)))
     if share > 0 and count >= len(patients):
-        whose = f"{share:.0%} of {len(patients)} training patients"
-        advice = "give more patients, or mark some as tune in a column `split`"
-        raise CorpusError(f"tuning_split: {whose} would leave none to train on; {advice}")
+        there = "1 training patient" if len(patients) == 1 else f"{len(patients)} training patients"
+        raise CorpusError(
+            f"{there}, of whom {count} would be set apart to choose checkpoints by "
+            f"({share:.0%}, at least one), so that none is left to train on; "
+            "give more patients, or mark some as tune in a column `split`"
+        )
     chosen = np.random.default_rng(seed).permutation(patients)[:count]
     cases = cases.copy()
     cases.loc[train & cases.patient.isin(chosen), "split"] = "tune"

@@ -78,7 +78,7 @@ def _precision(name: str, load_in_8bit: bool) -> dict:
 def check_generation(
     name: str, # hub id or folder
 ):
-    "Raise `CheckpointError` for settings of generation that can't be used, `FileError` for damaged."
+    "Raise `CheckpointError` for settings of generation that are refused, `FileError` for damaged."
     path = Path(name) / "generation_config.json"
     if path.is_file(): read_json(path)
     try:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,12 @@ def run_call(
     "Make a saved call; rank 0 writes what it returns beside the file. Raises `LaunchError`."
     call = read_call(path)
     function = find_function(call["function"], allowed)
-    result = function(*_unpack(call["args"]), **_unpack(call["kwargs"]))
+    rank = os.environ.get("RANK", "0")
+    try:
+        result = function(*_unpack(call["args"]), **_unpack(call["kwargs"]))
+    except Exception:
+        write_text(Path(path).with_suffix(f".error{rank}"), traceback.format_exc())
+        raise
     if dist.is_initialized(): dist.destroy_process_group()
     try:
         packed = _pack(result)
@@ -115,7 +121,7 @@ def run_call(
             f"{call['function']} went through, but what it returns, a {type(result).__name__}, "
             "can't be sent back; let it return paths or numbers"
         ) from e
-    if os.environ.get("RANK", "0") == "0":
+    if rank == "0":
         write_text(Path(path).with_suffix(".result"), json.dumps(packed))
     return result
 
@@ -173,7 +179,7 @@ def launch(
     named = f"{function.__module__}:{function.__qualname__}"
     status = run_group(_torchrun(call, processes, named), log, _environment(processes))
     if status:
-        end_of_log = log.read_text(errors="replace")[-3000:]
+        end_of_log = log.read_text(errors="replace")[-3000:] + _first_error(call)
         raise LaunchError(
             f"{function.__name__} failed in {processes} processes (status {status}); "
             f"the log is {log}, its end:\n{end_of_log}"
@@ -181,6 +187,12 @@ def launch(
     result = _unpack(read_json(call.with_suffix(".result")))
     shutil.rmtree(folder)
     return result
+
+
+def _first_error(call: Path) -> str:
+    "What the process that failed first wrote of it: torchrun's own account can be cut short."
+    errors = sorted(call.parent.glob("*.error*"), key=lambda path: path.stat().st_mtime_ns)
+    return "\n" + errors[0].read_text()[-1000:] if errors else ""
 
 
 def _torchrun(call: Path, processes: int, function: str) -> list[str]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # a model is imported when it is first needed: imports are mo
 
     from hsenet.models.clip import VolumeCLIP
     from hsenet.models.vlm import HSENetVLM
-    from hsenet.use.findings import Finding
+    from hsenet.use.findings import ScoredFinding
     from hsenet.use.index import CaseIndex
 
 _all_ = [
@@ -256,7 +256,7 @@ def findings(
     index: "str | Path | CaseIndex | None" = None,  # its tuning cases calibrate
     names: list[str] | None = None,  # None: those of the index, or the 18 of CT-RATE
     **header: Any,
-) -> "list[Finding]":
+) -> "list[ScoredFinding]":
     "How probable each finding is, with the sentences that asked; the most probable first."
     from hsenet.use.findings import calibration, find_findings, labelled_findings, read_sentences
 

@@ -60,7 +60,7 @@ class Commands(TyperGroup):
 
 
 def error_line(error: Exception) -> str:
-    "What is said of an error: `error: ` and its message, printable."
+    "What is said of an error: `error:` and its message, printable."
     from hsenet.files import printable  # here, since `--help` needs no arrays
 
     if isinstance(error, MemoryError): return f"error: not enough memory: {printable(error)}"

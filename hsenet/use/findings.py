@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST_TUNING', 'Sentences', 'read_sentences', 'fit_curve', 'probability', 'calibration', 'labelled_findings',
-           'Finding', 'find_findings']
+           'ScoredFinding', 'find_findings']
 
 # %% ../../nbs/use/05_findings.ipynb #1ea95a20
 from collections.abc import Mapping, Sequence
@@ -95,7 +95,7 @@ def labelled_findings(index: CaseIndex | None) -> list[str] | None:
 
 # %% ../../nbs/use/05_findings.ipynb #41116754
 @dataclass(frozen=True)
-class Finding:
+class ScoredFinding:
     "How probable a finding is, and how that was asked."
     name: str
     probability: float  # 0 to 1
@@ -110,7 +110,7 @@ def find_findings(
     place: np.ndarray,  # (P,), of a CT, of length 1
     sentences: Sentences,
     curves: Mapping[str, tuple[float, float]],  # of `calibration`
-) -> list[Finding]:
+) -> list[ScoredFinding]:
     "Each finding, the most probable first."
     own = (float(clip.scale()), 0.0)
     scores = sentences.directions @ place
@@ -119,5 +119,5 @@ def find_findings(
         score = float(scores[i])
         chance = probability(score, curves.get(name, own))
         pair = (sentences.present[i], sentences.absent[i])
-        findings.append(Finding(name, chance, name in curves, score, *pair))
+        findings.append(ScoredFinding(name, chance, name in curves, score, *pair))
     return sorted(findings, key=lambda finding: -finding.probability)

@@ -6,7 +6,6 @@
 __all__ = ['STAGES', 'LaunchError', 'save_call', 'find_function', 'read_call', 'run_call', 'run_group', 'launch']
 
 # %% ../../nbs/training/08_launch.ipynb #cc8f6c14
-import ctypes
 import importlib
 import json
 import os
@@ -26,7 +25,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ..config import Config, override
 from ..files import read_json, write_text
-from ..processes import safe_environment
+from ..processes import die_with_parent, safe_environment
 
 # %% ../../nbs/training/08_launch.ipynb #32270de3
 class LaunchError(RuntimeError):
@@ -126,13 +125,6 @@ def run_call(
     return result
 
 # %% ../../nbs/training/08_launch.ipynb #a94c25e3
-def _die_with_parent() -> None:
-    "Runs in the child: SIGTERM when the parent dies (Linux)."
-    if sys.platform != "linux": return
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-
-
 def run_group(
     command: list[str],
     log: Path,  # gets all that it prints
@@ -146,7 +138,7 @@ def run_group(
             stderr=subprocess.STDOUT,
             env=env,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         try:
             return process.wait()
@@ -212,5 +204,5 @@ def _environment(processes: int) -> dict[str, str]:
 if __name__ == "__main__" and "RANK" in os.environ:  # under torchrun; a notebook is `__main__` too
     from hsenet.training import launch as importable
 
-    _die_with_parent()
+    die_with_parent()
     record(importable.run_call)(*sys.argv[1:])

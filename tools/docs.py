@@ -41,6 +41,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order
     "Training": ["training/*"],
     "Evaluation": ["evaluation/*"],
     "Use": ["use/*", "0[3-9]_*"],
+    "Demo": ["demo/08_tour", "demo/*"],
     "Commands": ["commands/*"],
     "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"],
 }

@@ -106,6 +106,7 @@ class CLIPConfig(Settings):
     logit_scale: Annotated[float, Between(-20, 20)] = 2.6592  # ln(1 / 0.07)
     loss: Annotated[str, OneOf(("softmax", "sigmoid"))] = "softmax"  # InfoNCE, or SigLIP's
     logit_bias: Annotated[float, Between(-100, 100)] = -10.0  # of `sigmoid`, at the start
+    guide: bool = True  # stage 2: slices score the patches; False, an ablation: every score is 1
     consistency_weight: Factor = 0.1  # stage 2: weight of the consistency loss at step 0 …
     consistency_steps: Count = 5000  # … falling linearly to zero here
     stage2_init: Name = "stage1"  # stage 2 starts from it, or from a released checkpoint

@@ -354,9 +354,16 @@ class GuidedViT3DConfig(ViT3DConfig):
     "Sizes of a 3D ViT whose patches are scored by slices."
     model_type = "hsenet_guided_vit3d"
 
-    def __init__(self, slice_dim: int = 768, guide_dropout: float = 0.1, **kwargs):
+    def __init__(
+        self,
+        slice_dim: int = 768,
+        guide_dropout: float = 0.1,
+        guide: bool = True, # False, an ablation: no slices are asked, every score is 1
+        **kwargs,
+    ):
         self.slice_dim = slice_dim
         self.guide_dropout = guide_dropout
+        self.guide = guide
         super().__init__(**kwargs)
 
 # %% ../../nbs/models/02_vit.ipynb #2fee0bea
@@ -387,8 +394,19 @@ class GuidedViT3D(ViT3D):
     def __init__(self, config: GuidedViT3DConfig | None = None, **sizes):
         super().__init__(config, **sizes)
         width, slice_dim = self.config.hidden_size, self.config.slice_dim
-        self.guide = SliceGuide(width, slice_dim, self.config.guide_dropout)
+        self.guide = None
+        if self.config.guide:
+            self.guide = SliceGuide(width, slice_dim, self.config.guide_dropout)
         self.post_init()
+
+    def scores(
+        self,
+        patches: Tensor, # (B, N, W), embedded
+        slice_features: Tensor, # (B, slices, slice_dim)
+    ) -> Tensor: # (B, N, 1)
+        "What each patch is multiplied by; ones where there is no guide."
+        if self.guide is None: return torch.ones_like(patches[..., :1])
+        return self.guide(patches, slice_features.to(patches.dtype))
 
     def forward(
         self,
@@ -398,7 +416,7 @@ class GuidedViT3D(ViT3D):
     ) -> Tensor | tuple[Tensor, Tensor]: # (B, 1 + patches, W)
         _check_slices(slice_features, len(volume), self.config.slice_dim)
         patches = self.patch_embed(volume)
-        scores = self.guide(patches, slice_features.to(patches.dtype))
+        scores = self.scores(patches, slice_features)
         tokens = self.encode(scores * patches)
         if not return_scores: return tokens
         return tokens, scores.view(len(volume), *self.config.grid)
@@ -429,8 +447,8 @@ def vit_config(
         stem=encoder.stem,
         stem_width=encoder.stem_width,
     )
-    if guided: return GuidedViT3DConfig(slice_dim=config.slices.dim, **sizes)
-    return ViT3DConfig(**sizes)
+    if not guided: return ViT3DConfig(**sizes)
+    return GuidedViT3DConfig(slice_dim=config.slices.dim, guide=config.clip.guide, **sizes)
 
 # %% ../../nbs/models/02_vit.ipynb #56d6912d
 def build_vit(

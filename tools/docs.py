@@ -32,7 +32,7 @@ QUICKSTARTS = [ROOT / "outputs/quickstart/quickstart.ipynb", ROOT / "outputs/min
 REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
 SECTIONS = {  # caption in the sidebar → pages, in this order; a page named whole is taken from the patterns of the others
     "Start": ["index", "how_to/install", "runs/quickstart", "reference/quickstart_numbers"],
-    "Tutorials": ["tutorials/*"],
+    "Tutorials": ["tutorials/*", "demo/08_tour"],
     "How to": [
         "how_to/own_ct",
         "tutorials/ct_rate_to_cache",

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'CONSTANT', 'Kernel', 'BOTH', 'QUESTIONED', 'R10', 'ZERO', 'PROBE', 'MICRO', 'MACRO', 'PLACE', 'EXACT',
-           'CLAIMS', 'stage_rows', 'scaled_kernels', 'report_rows', 'question_rows', 'claims_table', 'Contrast',
-           'Claim', 'claim_rows']
+           'TWO_STAGES', 'SLICES', 'CONSISTENCY', 'TWO_ENCODERS', 'PACKER', 'KERNEL', 'LORA', 'IMAGES', 'CLAIMS',
+           'stage_rows', 'scaled_kernels', 'report_rows', 'question_rows', 'claims_table', 'Contrast', 'Claim',
+           'primary', 'beside', 'claim_rows']
 
 # %% ../../nbs/evaluation/13_claims.ipynb #d7c05efd
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def scaled_kernels(
         "four": (z, 2 * x, 2 * y),
     }
 
-# %% ../../nbs/evaluation/13_claims.ipynb #6ee93c5e
+# %% ../../nbs/evaluation/13_claims.ipynb #f8208fe1
 BOTH = ("stage1", "stage2")
 
 
@@ -69,6 +70,17 @@ def _spoken(rank: int, needs: tuple[str, ...] = BOTH, **settings: Any) -> Row:
     return _changed("report_model", needs, rank, **settings)
 
 
+def _branches(*names: str) -> Row:
+    "A report model with these branches, and the stages that they want."
+    needs = tuple([stage for stage in BOTH if any(name.startswith(stage) for name in names)])
+    return _spoken(2, needs, changes={"vlm.branches": list(names)})
+
+
+def _packer(rank: int, **changes: Any) -> Row:
+    "A report model with another projector."
+    return _spoken(rank, changes={f"packer.{name}": value for name, value in changes.items()})
+
+# %% ../../nbs/evaluation/13_claims.ipynb #21fa92ab
 def report_rows(
     kernel: Kernel,  # of the preset
     tokens: int,  # visual tokens of one encoder with it
@@ -78,39 +90,31 @@ def report_rows(
     "The report models, and the controls."
     kernels = scaled_kernels(kernel)
     longer = {"language.max_length": max_length + room, "mrg.max_length": max_length + room}
-
-    def packer(rank: int, **changes: Any) -> Row:
-        return _spoken(rank, changes={f"packer.{name}": x for name, x in changes.items()})
-
-    def branches(*names: str) -> Row:
-        needs = tuple([stage for stage in BOTH if any(name.startswith(stage) for name in names)])
-        return _spoken(2, needs, changes={"vlm.branches": list(names)})
-
     return {
         "other_ct": _changed("other_cache", (), 1),
         "mrg": _spoken(1),
         "mrg_other": _changed("other_patient", ("mrg", "other_ct"), 1),
         "mrg_blind": _spoken(1, control="no_image"),
         "mrg_random": _spoken(1, control="random_encoder"),
-        "mrg_stage1": branches("stage1"),
-        "mrg_stage2": branches("stage2"),
-        "mrg_stage1_twice": branches("stage1", "stage1_again"),
-        "mrg_stage2_twice": branches("stage2", "stage2_again"),
+        "mrg_stage1": _branches("stage1"),
+        "mrg_stage2": _branches("stage2"),
+        "mrg_stage1_twice": _branches("stage1", "stage1_again"),
+        "mrg_stage2_twice": _branches("stage2", "stage2_again"),
         "mrg_slices": _spoken(2, (), changes={"vlm.branches": ["slices"], "packer.kind": "mlp"}),
-        "mrg_pooling": packer(3, kind="pooling"),
-        "mrg_kernel_twice": packer(3, kernel=list(kernels["twice"])),
-        "mrg_m3d": packer(3, kind="m3d"),
-        "mrg_sequence": packer(3, kind="sequence"),
-        "mrg_qformer": packer(3, kind="qformer", queries=tokens),
+        "mrg_pooling": _packer(3, kind="pooling"),
+        "mrg_kernel_twice": _packer(3, kernel=list(kernels["twice"])),
+        "mrg_m3d": _packer(3, kind="m3d"),
+        "mrg_sequence": _packer(3, kind="sequence"),
+        "mrg_qformer": _packer(3, kind="qformer", queries=tokens),
         "mrg_mlp": _spoken(3, changes={"packer.kind": "mlp", **longer}),
-        "mrg_kernel_half": packer(4, kernel=list(kernels["half"])),
-        "mrg_kernel_four": packer(4, kernel=list(kernels["four"])),
+        "mrg_kernel_half": _packer(4, kernel=list(kernels["half"])),
+        "mrg_kernel_four": _packer(4, kernel=list(kernels["four"])),
         "text_language": _changed("text_language", ("mrg_blind",), 5),
         "mrg_lora": _spoken(5, (*BOTH, "text_language"), changes={"language.lora": True}),
         "mrg_full": _spoken(5, (*BOTH, "text_language"), changes={"language.lora": False}),
     }
 
-# %% ../../nbs/evaluation/13_claims.ipynb #b7f4a628
+# %% ../../nbs/evaluation/13_claims.ipynb #21cc606d
 QUESTIONED = ("mrg_blind", "mrg_random", "mrg_stage2", "mrg_pooling", "mrg")
 
 
@@ -124,7 +128,7 @@ def question_rows(
         rows[name.replace("mrg", "vqa")] = _changed("question_model", (name,), 6, **row.settings)
     return rows | {"vqa_other": _changed("other_patient", ("vqa", "other_ct"), 6)}
 
-
+# %% ../../nbs/evaluation/13_claims.ipynb #1ea7fa4a
 def claims_table(
     config: Any,  # a `Config`: the preset with the grid's settings
 ) -> dict[str, Row]:
@@ -134,11 +138,11 @@ def claims_table(
     tokens = (z // kz) * (x // kx) * (y // ky)
     room = 2 * (z * x * y - tokens)
     stages = stage_rows(config.stage1.epochs + config.stage2.epochs)
-    reports = report_rows(
-        config.packer.kernel, tokens, room, max(config.language.max_length, config.mrg.max_length or 0))
+    longest = max(config.language.max_length, config.mrg.max_length or 0)
+    reports = report_rows(config.packer.kernel, tokens, room, longest)
     return stages | reports | question_rows(reports)
 
-# %% ../../nbs/evaluation/13_claims.ipynb #fc747f9f
+# %% ../../nbs/evaluation/13_claims.ipynb #57ba01e2
 @dataclass(frozen=True)
 class Contrast:
     "Two rows and a measure: the first is said to be better."
@@ -167,146 +171,145 @@ class Claim:
         names = [row for c in self.contrasts for row in (c.better, c.worse)]
         return list(dict.fromkeys(names))
 
-# %% ../../nbs/evaluation/13_claims.ipynb #63cb5adb
+# %% ../../nbs/evaluation/13_claims.ipynb #1fa4162b
 R10, ZERO, PROBE = "R@10", "zero-shot AUROC", "linear probe AUROC"
-MICRO, MACRO, PLACE, EXACT = (
-    "clinical micro-F1", "clinical macro-F1", "location accuracy", "exact match")
+MICRO, MACRO = "clinical micro-F1", "clinical macro-F1"
+PLACE, EXACT = "location accuracy", "exact match"
 
 
-def _contrasts(
+def primary(
     better: str,
     worse: str,
     words: str,
     first: str,  # the primary measure
     *others: str,  # shown beside it
-    primary: bool = True,
     no_worse: bool = False,
 ) -> tuple[Contrast, ...]:
-    "One pair of rows in several measures."
-    pair = [Contrast(better, worse, first, words, primary, no_worse)]
-    return tuple(pair + [Contrast(better, worse, other, words) for other in others])
+    "One pair of rows in several measures, the first of which counts for the verdict."
+    counts = Contrast(better, worse, first, words, True, no_worse)
+    return (counts, *beside(better, worse, words, *others))
 
 
-_STAGES = (
-    Claim(
-        "two stages beat one",
-        "A second stage, guided by 2D slices, finds more than the first.",
-        (
-            *_contrasts("stage2", "stage1_long", "stage 2 against stage 1 trained as long as both",
-                        R10, ZERO, PROBE),
-            *_contrasts("stage2", "stage1", "stage 2 against stage 1",
-                        R10, ZERO, PROBE, primary=False),
-        ),
-        "In phantoms the 2D encoder was trained on the phantoms' labels; BiomedCLIP was trained on "
-        "other pictures and texts.",
+def beside(better: str, worse: str, words: str, *measures: str) -> tuple[Contrast, ...]:
+    "One pair of rows in several measures, none of which counts for the verdict."
+    return tuple([Contrast(better, worse, measure, words) for measure in measures])
+
+# %% ../../nbs/evaluation/13_claims.ipynb #52fb54de
+TWO_STAGES = Claim(
+    "two stages beat one",
+    "A second stage, guided by 2D slices, finds more than the first.",
+    (
+        *primary(
+            "stage2", "stage1_long", "stage 2 against stage 1 trained as long as both",
+            R10, ZERO, PROBE),
+        *beside("stage2", "stage1", "stage 2 against stage 1", R10, ZERO, PROBE),
     ),
-    Claim(
-        "slices guide",
-        "Frozen 2D features tell the 3D encoder where to look.",
-        (
-            *_contrasts("stage2", "stage2_other", "its own slices against another patient's",
-                        R10, ZERO, PROBE),
-            *_contrasts("stage2", "stage2_unguided", "slices against no guide (score 1)",
-                        R10, ZERO, PROBE),
-            *_contrasts("stage2", "slices", "stage 2 against the 2D features alone",
-                        PROBE, primary=False),
-            *_contrasts("mrg_stage2", "mrg_slices",
-                        "reports from stage 2 against reports from the 2D features alone",
-                        MICRO, PLACE, primary=False),
-        ),
-        "Real slices show vessels, bones and texture that phantoms don't have; there may be more to "
-        "be guided to, or away from.",
+    "In phantoms the 2D encoder was trained on the phantoms' labels; BiomedCLIP was trained on "
+    "other pictures and texts.",
+)
+SLICES = Claim(
+    "slices guide",
+    "Frozen 2D features tell the 3D encoder where to look.",
+    (
+        *primary(
+            "stage2", "stage2_other", "its own slices against another patient's", R10, ZERO, PROBE),
+        *primary("stage2", "stage2_unguided", "slices against no guide (score 1)", R10, ZERO, PROBE),
+        *beside("stage2", "slices", "stage 2 against the 2D features alone", PROBE),
+        *beside(
+            "mrg_stage2", "mrg_slices", "reports: stage 2 against the 2D features alone",
+            MICRO, PLACE),
     ),
-    Claim(
-        "consistency keeps what stage 1 knew",
-        "A fading consistency loss holds stage 2 to stage 1.",
-        (
-            *_contrasts("stage2", "stage2_free", "weight 0.1, fading, against 0", R10, ZERO, PROBE),
-            *_contrasts("stage2", "stage2_constant", "0.1, fading, against 0.1 throughout",
-                        R10, ZERO, primary=False),
-            *_contrasts("stage2", "stage2_one", "0.1, fading, against 1 throughout",
-                        R10, ZERO, primary=False),
-        ),
-        "Stage 2 starts from stage 1 here; in the release it starts from M3D-CLIP, and then there is "
-        "more to be kept.",
-    ),
+    "Real slices show vessels, bones and texture that phantoms don't have; there may be more to "
+    "be guided to, or away from.",
 )
 
-# %% ../../nbs/evaluation/13_claims.ipynb #0f45b0d1
-_SPOKEN = (
-    Claim(
-        "two encoders beat one",
-        "A report model sees more with the encoders of both stages.",
-        (
-            *_contrasts("mrg", "mrg_stage2", "both encoders against stage 2 alone", MICRO, MACRO, PLACE),
-            *_contrasts("mrg", "mrg_stage2_twice",
-                        "both encoders against stage 2 twice, with as many tokens", MICRO, MACRO, PLACE),
-            *_contrasts("mrg", "mrg_stage1", "both encoders against stage 1 alone",
-                        MICRO, PLACE, primary=False),
-            *_contrasts("mrg", "mrg_stage1_twice", "both encoders against stage 1 twice",
-                        MICRO, PLACE, primary=False),
-            *_contrasts("mrg_kernel_twice", "mrg_stage2",
-                        "both with as many tokens as one, against stage 2 alone",
-                        MICRO, PLACE, primary=False),
-            *_contrasts("vqa", "vqa_stage2", "answers: both encoders against stage 2 alone",
-                        EXACT, primary=False),
-        ),
-        "The two encoders differ little here, as stage 2 is a short training on from stage 1.",
+# %% ../../nbs/evaluation/13_claims.ipynb #3bcf51de
+CONSISTENCY = Claim(
+    "consistency keeps what stage 1 knew",
+    "A fading consistency loss holds stage 2 to stage 1.",
+    (
+        *primary("stage2", "stage2_free", "weight 0.1, fading, against 0", R10, ZERO, PROBE),
+        *beside("stage2", "stage2_constant", "0.1, fading, against 0.1 throughout", R10, ZERO),
+        *beside("stage2", "stage2_one", "0.1, fading, against 1 throughout", R10, ZERO),
     ),
-    Claim(
-        "the packer beats pooling",
-        "A region's tokens are better attended to than averaged, with as many visual tokens.",
-        (
-            *_contrasts("mrg", "mrg_pooling", "the packer against average pooling", MICRO, MACRO, PLACE),
-            *_contrasts("mrg", "mrg_sequence", "against pooling of the sequence",
-                        MICRO, PLACE, primary=False),
-            *_contrasts("mrg", "mrg_qformer", "against a Q-Former", MICRO, PLACE, primary=False),
-            *_contrasts("mrg_kernel_twice", "mrg_m3d", "kernel (2, 2, 2) against M3D's pooling",
-                        MICRO, PLACE, primary=False),
-            *_contrasts("mrg", "mrg_mlp", "against an MLP on all tokens (the upper bound)",
-                        MICRO, PLACE, primary=False),
-            *_contrasts("vqa", "vqa_pooling", "answers: the packer against average pooling",
-                        EXACT, primary=False),
-        ),
-        "A region of these small volumes has 4 patches, in the paper 16: there is less to choose from.",
-    ),
-    Claim(
-        "the kernel is right",
-        "(1, 4, 4), in proportion to the grid, is the best size of a region.",
-        (
-            *_contrasts("mrg", "mrg_kernel_half", "against half as large regions, twice as many tokens",
-                        MICRO, PLACE),
-            *_contrasts("mrg", "mrg_kernel_twice", "against twice as large regions", MICRO, PLACE),
-            *_contrasts("mrg", "mrg_kernel_four", "against four times as large regions", MICRO, PLACE),
-        ),
-        "The right size depends on the size of findings in patches; bold phantoms have large ones.",
-    ),
-    Claim(
-        "LoRA is enough",
-        "Training small detours of a frozen language model does as well as training all of it.",
-        _contrasts("mrg_lora", "mrg_full", "LoRA against full fine-tuning, after training on text",
-                   MICRO, PLACE, no_worse=True),
-        "Here the language model is tiny and has read these reports; a large one has read the world.",
-    ),
-    Claim(
-        "the images teach",
-        "Reports and answers come from the CT, not from habits of the corpus.",
-        (
-            *_contrasts("mrg", "mrg_blind", "the CT against no image", MICRO, MACRO),
-            *_contrasts("mrg", "mrg_random", "trained against untrained encoders", MICRO, MACRO, PLACE),
-            *_contrasts("mrg", "mrg_other", "the CT against another patient's", MICRO, MACRO, PLACE),
-            *_contrasts("vqa", "vqa_blind", "answers: the CT against no image", EXACT, primary=False),
-            *_contrasts("vqa", "vqa_random", "answers: trained against untrained encoders",
-                        EXACT, primary=False),
-            *_contrasts("vqa", "vqa_other", "answers: the CT against another patient's",
-                        EXACT, primary=False),
-        ),
-        "Findings of phantoms are independent of each other; real ones aren't, and habits say more.",
-    ),
+    "Stage 2 starts from stage 1 here; in the release it starts from M3D-CLIP, and then there is "
+    "more to be kept.",
 )
-CLAIMS: dict[str, Claim] = {claim.title: claim for claim in (*_STAGES, *_SPOKEN)}
 
-# %% ../../nbs/evaluation/13_claims.ipynb #d4e4622b
+# %% ../../nbs/evaluation/13_claims.ipynb #e59a8026
+TWO_ENCODERS = Claim(
+    "two encoders beat one",
+    "A report model sees more with the encoders of both stages.",
+    (
+        *primary(
+            "mrg", "mrg_stage2", "both encoders against stage 2 alone", MICRO, MACRO, PLACE),
+        *primary(
+            "mrg", "mrg_stage2_twice", "both encoders against stage 2 twice, with as many tokens",
+            MICRO, MACRO, PLACE),
+        *beside("mrg", "mrg_stage1", "both encoders against stage 1 alone", MICRO, PLACE),
+        *beside("mrg", "mrg_stage1_twice", "both encoders against stage 1 twice", MICRO, PLACE),
+        *beside(
+            "mrg_kernel_twice", "mrg_stage2",
+            "both with as many tokens as one, against stage 2 alone", MICRO, PLACE),
+        *beside("vqa", "vqa_stage2", "answers: both encoders against stage 2 alone", EXACT),
+    ),
+    "The two encoders differ little here, as stage 2 is a short training on from stage 1.",
+)
+
+# %% ../../nbs/evaluation/13_claims.ipynb #025b3070
+PACKER = Claim(
+    "the packer beats pooling",
+    "A region's tokens are better attended to than averaged, with as many visual tokens.",
+    (
+        *primary("mrg", "mrg_pooling", "the packer against average pooling", MICRO, MACRO, PLACE),
+        *beside("mrg", "mrg_sequence", "the packer against pooling of the sequence", MICRO, PLACE),
+        *beside("mrg", "mrg_qformer", "the packer against a Q-Former", MICRO, PLACE),
+        *beside("mrg_kernel_twice", "mrg_m3d", "kernel (2, 2, 2) against M3D's pooling", MICRO, PLACE),
+        *beside(
+            "mrg", "mrg_mlp", "the packer against an MLP on all tokens (upper bound)", MICRO, PLACE),
+        *beside("vqa", "vqa_pooling", "answers: the packer against average pooling", EXACT),
+    ),
+    "A region of these small volumes has 4 patches, in the paper 16: there is less to choose from.",
+)
+KERNEL = Claim(
+    "the kernel is right",
+    "(1, 4, 4), in proportion to the grid, is the best size of a region.",
+    (
+        *primary("mrg", "mrg_kernel_half", "the kernel against half as large regions", MICRO, PLACE),
+        *primary("mrg", "mrg_kernel_twice", "the kernel against twice as large regions", MICRO, PLACE),
+        *primary("mrg", "mrg_kernel_four", "the kernel against four times as large", MICRO, PLACE),
+    ),
+    "The right size depends on the size of findings in patches; bold phantoms have large ones.",
+)
+
+# %% ../../nbs/evaluation/13_claims.ipynb #ef4c4128
+LORA = Claim(
+    "LoRA is enough",
+    "Training small detours of a frozen language model does as well as training all of it.",
+    primary(
+        "mrg_lora", "mrg_full", "LoRA against full fine-tuning, both after training on text",
+        MICRO, PLACE, no_worse=True),
+    "Here the language model is tiny and has read these reports; a large one has read a lot else.",
+)
+IMAGES = Claim(
+    "the images teach",
+    "Reports and answers come from the CT, not from habits of the corpus.",
+    (
+        *primary("mrg", "mrg_blind", "the CT against no image", MICRO, MACRO),
+        *primary("mrg", "mrg_random", "trained encoders against untrained", MICRO, MACRO, PLACE),
+        *primary("mrg", "mrg_other", "the CT against another patient's", MICRO, MACRO, PLACE),
+        *beside("vqa", "vqa_blind", "answers: the CT against no image", EXACT),
+        *beside("vqa", "vqa_random", "answers: trained encoders against untrained", EXACT),
+        *beside("vqa", "vqa_other", "answers: the CT against another patient's", EXACT),
+    ),
+    "Findings of phantoms are independent of each other; of patients they aren't, and habits say "
+    "more.",
+)
+CLAIMS: dict[str, Claim] = {}
+for claim in (TWO_STAGES, SLICES, CONSISTENCY, TWO_ENCODERS, PACKER, KERNEL, LORA, IMAGES):
+    CLAIMS[claim.title] = claim
+
+# %% ../../nbs/evaluation/13_claims.ipynb #f1553870
 def claim_rows(
     table: Mapping[str, Row],
     titles: list[str] | None = None,  # of `CLAIMS`; None: all

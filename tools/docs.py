@@ -31,7 +31,7 @@ REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
 SECTIONS = {  # caption in the sidebar → pages, in this order
     "Start": ["index", "runs/quickstart"],
     "Guide": ["tutorials/*"],
-    "Ground": ["00_config", "00_ranges", "00_messages", "00_links", "00_disk", "01_files", "01_inventory", "01_places", "02_plots", "07_processes"],
+    "Ground": ["00_config", "00_ranges", "00_messages", "00_links", "00_disk", "01_files", "01_inventory", "01_places", "02_plots", "02_viewer", "07_processes"],
     "CT": ["ct/*"],
     "Corpora": ["corpora/*"],
     "Phantoms": ["phantoms/*"],
@@ -41,6 +41,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order
     "Training": ["training/*"],
     "Evaluation": ["evaluation/*"],
     "Use": ["use/*", "0[3-9]_*"],
+    "Demo": ["demo/08_tour", "demo/*"],
     "Commands": ["commands/*"],
     "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"],
 }

@@ -71,7 +71,7 @@ def unplain_words(folder: Path) -> str | None:
     if tokenizer.token_to_id("<im_patch>") is None: return "tokenizer: no <im_patch>"
     return "tokenizer: it reads special tokens in texts" if reads_special(tokenizer) else None
 
-# %% ../../nbs/use/09_speaker.ipynb #89329e6c
+# %% ../../nbs/use/09_speaker.ipynb #6c151c3b
 ENCODERS = {"stage1": "hsenet_vit3d", "stage2": "hsenet_guided_vit3d"}
 LIBRARY = (  # settings of every configuration of the library that change no number here
     "_name_or_path architectures chunk_size_feed_forward dtype id2label is_encoder_decoder "
@@ -80,7 +80,7 @@ LIBRARY = (  # settings of every configuration of the library that change no num
 ).split()
 KNOWN = {
     "encoder": "image_size patch_size hidden_size num_layers num_heads mlp_dim dropout in_channels "
-    "mean std slice_dim guide_dropout".split(),
+    "mean std slice_dim guide_dropout stem stem_width guide".split(),
     "projector": "kind in_dim out_dim grid kernel dropout queries layers heads".split(),
     "language": "hidden_act hidden_size intermediate_size num_hidden_layers num_attention_heads "
     "num_key_value_heads rms_norm_eps rope_parameters vocab_size attention_dropout embd_pdrop "
@@ -97,7 +97,7 @@ def _unknown(settings: dict, kind: str) -> str | None:
         if name not in LIBRARY and name not in KNOWN[kind]: return f"{kind}: {name}"
     return None
 
-# %% ../../nbs/use/09_speaker.ipynb #3402fd81
+# %% ../../nbs/use/09_speaker.ipynb #a1eed8f3
 def unplain_setting(config: dict) -> str | None:
     "The first setting of a model's `config.json` that makes it another than this page computes."
     expected = {"model_type": "hsenet_vlm", "base": None, "lora": None, "control": None}
@@ -113,6 +113,9 @@ def unplain_setting(config: dict) -> str | None:
     for branch in config["branches"]:
         kind = branch["encoder"].get("model_type")
         if ENCODERS.get(branch["name"]) != kind: return f"encoder {branch['name']} is {kind}"
+        for name, value in (("stem", "linear"), ("guide", True)):
+            found = branch["encoder"].get(name, value)
+            if found != value: return f"encoder: {name} {found!r}"
         projector = branch["projector"].get("kind")
         if projector != "spatial": return f"projector is {projector}"
         found = _unknown(branch["encoder"], "encoder") or _unknown(branch["projector"], "projector")

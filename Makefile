@@ -69,7 +69,7 @@ lab: $(READY)  ## JupyterLab on the notebooks
 	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(NB),nbs/$(NB).ipynb,nbs/index.ipynb)
 
 clean-notebooks: $(READY)  ## strip notebooks of what should not be committed, export the modules anew
-	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean && $(BIN)/python tools/docs_checks.py --tidy && $(BIN)/nbdev_export
 
 hooks: $(READY)  ## git and Jupyter hooks that clean notebooks and merge them cell by cell
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/nbdev_install_hooks

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'WINDOWS', 'PLANES', 'LETTER_PLACES', 'NOT_CURVES', 'Panels', 'BASELINE_MARKS', 'BASELINE_COLOURS',
-           'PlotError', 'grey_levels', 'planes', 'show_ct', 'show_axial', 'stretch', 'overlay_patches', 'plot_history',
-           'plot_bars', 'plot_recall', 'plot_confusion']
+           'PlotError', 'as_volume', 'window_limits', 'grey_levels', 'planes', 'voxel_inside', 'show_ct', 'show_axial',
+           'stretch', 'strength', 'overlay_patches', 'plot_history', 'plot_bars', 'plot_recall', 'plot_confusion']
 
 # %% ../nbs/02_plots.ipynb #d989a7b9
 from collections.abc import Mapping, Sequence
@@ -41,8 +41,10 @@ STYLE = {
     "axes.prop_cycle": plt.cycler(color=COLOURS),
 }
 WINDOWS = {  # HU
-    "lung": (-1350.0, 150.0),
-    "soft tissue": (-160.0, 240.0),
+    "lung": (-1350.0, 150.0),  # level -600, width 1500
+    "mediastinum": (-125.0, 225.0),  # level 50, width 350
+    "bone": (-500.0, 1300.0),  # level 400, width 1800
+    "soft tissue": (-160.0, 240.0),  # level 40, width 400
     "encoder": (-1000.0, 200.0),
 }
 
@@ -58,7 +60,7 @@ def _array(x: Any) -> np.ndarray:
     return np.asarray(x, dtype=np.float32)
 
 
-def _volume(
+def as_volume(
     volume: Any,  # (z, x, y) or (1, z, x, y), numpy or torch; or a CT with `hu` and `spacing`
     spacing: Sequence[float] | None,  # mm (z, x, y)
 ) -> tuple[np.ndarray, tuple[float, ...]]:
@@ -74,11 +76,11 @@ def _volume(
     return array, tuple(spacing or (1.0, 1.0, 1.0))
 
 # %% ../nbs/02_plots.ipynb #0d4ec7ba
-def grey_levels(
+def window_limits(
     volume: np.ndarray,
     window: str | tuple[float, float] | None = None,  # a name in `WINDOWS`, or (low, high)
-) -> np.ndarray:
-    "`volume` in its window, from 0 (black) to 1 (white). None: lung for HU, 0–1 for encoder input."
+) -> tuple[float, float]:
+    "The values that are black and white. None: lung for HU, 0–1 for encoder input."
     if window is None:
         is_input = volume.min() >= 0 and volume.max() <= 1
         window = (0.0, 1.0) if is_input else "lung"
@@ -88,6 +90,15 @@ def grey_levels(
             raise PlotError(f"window {window!r}: there are {known}, or give (low, high)")
         window = WINDOWS[window]
     low, high = window
+    return float(low), float(high)
+
+
+def grey_levels(
+    volume: np.ndarray,
+    window: str | tuple[float, float] | None = None,  # see `window_limits`
+) -> np.ndarray:
+    "`volume` in its window, from 0 (black) to 1 (white)."
+    low, high = window_limits(volume, window)
     return np.clip((volume - low) / (high - low), 0, 1)
 
 # %% ../nbs/02_plots.ipynb #bd299db6
@@ -128,7 +139,7 @@ def _aspects(spacing: Sequence[float]) -> dict[str, float]:
     return {"axial": y / x, "coronal": z / x, "sagittal": z / y}
 
 # %% ../nbs/02_plots.ipynb #8c254037
-def _voxel(at: Sequence[int] | None, shape: Sequence[int]) -> tuple[int, ...]:
+def voxel_inside(at: Sequence[int] | None, shape: Sequence[int]) -> tuple[int, ...]:
     "The voxel to cut through; None: the middle. Raises `PlotError` outside the volume."
     if at is None:
         return tuple(n // 2 for n in shape)
@@ -148,8 +159,8 @@ def show_ct(
     cross: bool = False,  # mark `at`
 ) -> Figure:
     "Axial, coronal and sagittal slice through a voxel; the patient's right is on the left."
-    hu, spacing = _volume(volume, spacing)
-    z, x, y = _voxel(at, hu.shape)
+    hu, spacing = as_volume(volume, spacing)
+    z, x, y = voxel_inside(at, hu.shape)
     row = len(hu) - 1 - z  # the head is up
     crosses = {"axial": (x, y), "coronal": (x, row), "sagittal": (y, row)}
     images = planes(grey_levels(hu, window), (z, x, y))
@@ -171,7 +182,7 @@ def show_axial(
     window: str | tuple[float, float] | None = None,
 ) -> Figure:
     "`n` axial slices from bottom to top, each with its index."
-    hu, spacing = _volume(volume, spacing)
+    hu, spacing = as_volume(volume, spacing)
     grey = grey_levels(hu, window)
     places = np.linspace(0, len(hu) - 1, n + 2)[1:-1].round().astype(int)
     aspect = _aspects(spacing)["axial"]
@@ -206,7 +217,7 @@ def _highest(scores: np.ndarray, shape: Sequence[int]) -> list[int]:
     return [int((i + 0.5) * n / g) for i, n, g in zip(patch, shape, scores.shape)]
 
 
-def _strength(scores: np.ndarray) -> np.ndarray:
+def strength(scores: np.ndarray) -> np.ndarray:
     "Scores stretched to 0…1; zeros if they are all equal."
     low, high = float(scores.min()), float(scores.max())
     if high == low: return np.zeros_like(scores)
@@ -223,11 +234,11 @@ def overlay_patches(
     label: str = "score",
 ) -> Figure:
     "Patch scores over the three planes through the highest one; the more opaque, the higher."
-    hu, spacing = _volume(volume, spacing)
+    hu, spacing = as_volume(volume, spacing)
     scores = _on_grid(scores, grid)
     low, high = float(scores.min()), float(scores.max())
     at = _highest(scores, hu.shape)
-    maps = planes(stretch(_strength(scores), hu.shape), at)
+    maps = planes(stretch(strength(scores), hu.shape), at)
     greys = planes(grey_levels(hu, window), at)
     with plt.rc_context(STYLE):
         fig, axes = plt.subplots(1, 3, figsize=(7, 2.6), layout="constrained")

@@ -12,7 +12,7 @@ from run import ROOT
 
 PACKAGE = ROOT / "hsenet"
 FLOORS = [  # a floor may import what is below it, and its own rooms
-    ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "places", "processes"),
+    ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "viewer", "places", "processes"),
     ("ct",),
     ("corpora",),
     ("phantoms",),
@@ -22,7 +22,9 @@ FLOORS = [  # a floor may import what is below it, and its own rooms
     ("training",),
     ("evaluation",),
     ("use",),
-    ("inference", "options", "commands"),
+    ("inference", "options"),
+    ("demo",),
+    ("commands",),
     ("cli",),
 ]
 GROUND = FLOORS[0]

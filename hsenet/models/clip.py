@@ -431,7 +431,8 @@ def start_from_stage1(
             "stage-1 and stage-2 models differ in more than the slice guide: "
             f"{', '.join(odd[:5])} ({len(odd)} tensors)"
         )
-    nn.init.constant_(model.vision.guide.score.bias, gate)
+    guide = model.vision.guide
+    if guide is not None: nn.init.constant_(guide.score.bias, gate)
     return model
 
 # %% ../../nbs/models/03_clip.ipynb #913daaf7

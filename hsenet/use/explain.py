@@ -163,7 +163,7 @@ def finding_map(
     towards = torch.from_numpy(np.asarray(direction, np.float32)).to(clip.device)
     with torch.no_grad():
         patches = vision.patch_embed(scan.batch["volume"])
-        patches = patches * vision.guide(patches, scan.batch["slice_features"].to(patches.dtype))
+        patches = patches * vision.scores(patches, scan.batch["slice_features"])
     patches.requires_grad_()
     with torch.enable_grad():
         place = F.normalize(clip.vision_head(vision.encode(patches)[:, 0]), dim=-1)

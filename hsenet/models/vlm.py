@@ -42,9 +42,10 @@ from hsenet.models.branches import (
 from .clip import VolumeCLIP
 from .folders import check_model, local_folder, read_config, read_shapes
 from hsenet.models.generation import (
-    generation_settings,
+    GreedySearch,
     make_greedy,
     model_stop_ids,
+    search_answers,
     stop_ids,
 )
 from hsenet.models.language import (
@@ -223,7 +224,10 @@ def encode(
     ct = {"volume": volume, "slice_features": slice_features}
     tokens = []
     for name, encoder in self.encoders.items():
-        inputs = {what: ct[what] for what in find_branch(name).reads}
+        dtype = next(encoder.parameters()).dtype  # on a GPU, towers for use may be in bf16
+        inputs = {}
+        for what in find_branch(name).reads:
+            inputs[what] = ct[what] if ct[what] is None else ct[what].to(dtype)
         tokens.append(encoder(**inputs)[:, 1:] * seen)
     return tuple(tokens)
 
@@ -326,7 +330,8 @@ def generate(
     volume: Tensor | None = None,
     slice_features: Tensor | None = None,
     patch_tokens: Sequence[Tensor] | None = None,
-    **kwargs, # of the library's `generate`
+    search: GreedySearch | None = None, # kept from batch to batch; None: for this one only
+    **kwargs, # max_new_tokens, streamer, or whatever the library's `generate` takes
 ) -> Tensor: # (B, new tokens)
     "New tokens only; greedy unless `kwargs` say otherwise. Raises `ValueError` for right padding."
     if attention_mask is None: attention_mask = torch.ones_like(input_ids)
@@ -335,10 +340,8 @@ def generate(
             "generate: rows are padded on the right; pad on the left (collate with train=False)"
         )
     embeds = self.embed(input_ids, volume, slice_features, patch_tokens)
-    settings, others = generation_settings(self.language_model, kwargs)
-    return self.language_model.generate(
-        inputs_embeds=embeds, attention_mask=attention_mask, generation_config=settings, **others
-    )
+    search = search or GreedySearch(self.language_model)
+    return search_answers(search, embeds, attention_mask, **kwargs)
 
 # %% ../../nbs/models/08_vlm.ipynb #a7972cf0
 @patch
@@ -441,9 +444,10 @@ def merge_lora(model: HSENetVLM) -> HSENetVLM:
 
 # %% ../../nbs/models/08_vlm.ipynb #eb5efea4
 def ready_to_speak(model: HSENetVLM) -> HSENetVLM:
-    "A model for use alone: evaluation mode, LoRA merged unless its maps are kept in 8 bits."
+    "For use alone: evaluation mode, LoRA merged unless in 8 bits, on a GPU the encoders in bf16."
     quantized = getattr(model.language_model, "is_quantized", False)
     if model.config.lora and not quantized: merge_lora(model)
+    if model.device.type == "cuda" and torch.cuda.is_bf16_supported(): model.encoders.bfloat16()
     return model.eval()
 
 # %% ../../nbs/models/08_vlm.ipynb #bea75b9d

@@ -112,6 +112,32 @@ def test_links_between_notebooks_lead_somewhere():
     assert not broken, "no notebook there: " + ", ".join(broken)
 
 
+def test_pictures_that_pages_name_are_there_and_small():
+    named = re.compile(r'!\[[^]]*\]\(([^)]+)\)|\b(?:src|srcset)="([^"]+)"')
+    broken = []
+    for path in shown_notebooks():
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] != "markdown": continue
+            for pair in named.findall("".join(cell["source"])):
+                name = "".join(pair)
+                if name.startswith(("http", "attachment:", "data:")): continue
+                picture = path.parent / name
+                if not picture.is_file(): broken.append(f"{path.relative_to(ROOT)}: no {name}")
+                elif picture.stat().st_size > 200_000: broken.append(f"{name} has more than 200 kB")
+    assert not broken, "\n".join(broken)
+
+
+def test_front_page_shows_the_first_case_with_enough_findings():
+    from landing import COLOURS, chosen_case, marked
+    def record(split, *present):
+        return {"split": split, "labels": {name: int(name in present) for name in "abcde"}}
+    records = [record("train", *"abcd"), record("validation", *"ab"), record("validation", *"abc"), record("validation", *"abcde")]
+    assert chosen_case(records) is records[2]
+    words = marked("The heart is large. No nodule.", "The heart is normal. No nodule.", "added")
+    different = [word for word, colour in words if colour == COLOURS["added"]]
+    assert different == ["large"] or different == ["large."], words
+
+
 def test_run_notebooks_are_kept_without_outputs():
     for path in (ROOT / "nbs/runs").glob("*.ipynb"):
         assert not outputs_of(path), f"{path.name}: clear its outputs"
@@ -121,7 +147,8 @@ def test_stored_outputs_are_small():
     pictures = {}
     for path in shown_notebooks():
         for i, output in enumerate(outputs_of(path)):
-            picture = "".join(output.get("data", {}).get("image/png", ""))
+            data = output.get("data", {})
+            picture = "".join(data.get("image/png", data.get("image/jpeg", "")))
             if picture: pictures[f"{path.name} #{i}"] = len(picture) * 3 // 4
     large = {name: size for name, size in pictures.items() if size >= 200_000}
     total = sum(path.stat().st_size for path in shown_notebooks())
@@ -296,6 +323,26 @@ def test_docs_obey_directives():
     assert not only_imports("import os\nx = 1")
 
 
+def test_widgets_stand_still_in_the_docs():
+    from docs import WIDGET, tidy
+    shown = {"image/jpeg": "abc", "text/plain": "three planes"}
+    viewer = {"output_type": "execute_result", "data": shown | {WIDGET: {"model_id": "1"}}, "metadata": {}}
+    assert tidy(viewer)["data"] == shown, "a page shows the picture, and asks nobody for a widget's script"
+    for path in shown_notebooks():
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert "widgets" not in notebook["metadata"], f"{path}: it holds the state of widgets"
+        alive = [output for output in outputs_of(path) if WIDGET in output.get("data", {})]
+        assert not alive, f"{path}: it holds a widget that no kernel moves; clear that output, or run the cell without a kernel"
+
+
+def test_make_lab_opens_the_start_page():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command = makefile.split("\nlab: ")[1].split("\n\n")[0]
+    opened = re.search(r"(nbs/tutorials/\S+\.ipynb)", command)
+    assert opened, command
+    assert (ROOT / opened[1]).is_file(), f"{opened[1]} isn't there"
+
+
 def test_docs_show_each_figure_once():
     from docs import once
     def figure(name): return {"data": {"image/png": name, "text/plain": "<Figure>"}}
@@ -323,6 +370,81 @@ def test_docs_keep_the_order_of_parameters():
     from hsenet.training.parts import parameter_groups
     assert docments_of(parameter_groups) == {"model": "", "weight_decay": "", "lr": "", "lr_scale": "a tensor's own share of `lr`, by its name"}
     assert docments_of(TrainingError) == {}
+
+
+def test_docs_have_a_place_for_every_page():
+    from docs import page_name, rooms, sections
+    known = [page_name(path) for path in shown_notebooks()]
+    placed = [name for chosen in sections(known).values() for name in chosen]
+    placed += [name for _, chosen in rooms(known).values() for name in chosen]
+    assert set(known) <= set(placed), set(known) - set(placed)
+    assert len(placed) == len(set(placed)), "a page has two places"
+    try:
+        rooms([*known, "cellar/00_mice"])
+    except SystemExit as error:
+        assert "no section or room of the docs takes cellar/00_mice" in str(error), error
+    else:
+        raise AssertionError("a page without a place went unnoticed")
+
+
+def test_commands_of_pages_exist():
+    from docs_checks import wrong_commands
+    wrong = wrong_commands()
+    assert not wrong, "\n".join(wrong)
+
+
+def test_docs_see_commands_that_do_not_exist():
+    from docs_checks import commands, problem
+    wrong = {
+        "hsenet reprot CT.nii.gz --model m": "hsenet has no command reprot",
+        "hsenet report CT.nii.gz --modle m": "hsenet report: No such option: --modle",
+        "hsenet report CT.nii.gz": "hsenet report needs model",
+        "hsenet preprocess data/CT-RATE": "hsenet preprocess needs cache",
+        "hsenet config --preset huge": "unknown preset 'huge'",
+        "hsenet config --set stage1.lrr=1": "unknown setting 'stage1.lrr'",
+        "make quikstart": "the Makefile has no target quikstart",
+        "make docs PRSET=tiny": "the Makefile has no setting PRSET",
+        "python tools/walk.py": "there is no tools/walk.py",
+        "papermill nbs/runs/preprocess.ipynb run.ipynb -p corps x": "preprocess.ipynb has no parameter corps",
+        "hsenet run preprocess run.ipynb -p corps x": "preprocess.ipynb has no parameter corps",
+        "hsenet run prepare run.ipynb": "there is no nbs/runs/prepare.ipynb",
+    }
+    for line, expected in wrong.items():
+        (words, whole), = commands(f"```sh\n{line}\n```\n")
+        found = problem(words, whole)
+        assert found and expected in found, f"{line}: {found}"
+    assert problem("hsenet evaluate … --every-reconstruction".split(), whole=False) is None
+    assert problem("hsenet evaluate … --every-reconstructions".split(), whole=False)
+    two = list(commands("```sh\n# a comment\nA=1 .venv/bin/hsenet doctor && make docs  # and more\n```\n`make test ONLY=ct`"))
+    assert two == [(["hsenet", "doctor"], True), (["make", "docs"], True), (["make", "test", "ONLY=ct"], False)], two
+
+
+def test_no_page_has_a_path_of_this_machine():
+    from docs_checks import machine_paths, paths_in_notebooks, tidy_outputs
+    found = paths_in_notebooks()
+    assert not found, "\n".join(found)
+    for text in ("see /home/ann/ct.nii.gz", "'/tmp/tmpa1b2c3d4/x'", f"in {ROOT}/nbs", "(/root/.cache/x)"):
+        assert machine_paths(text), text
+    for text in ("and/or", "https://a.b/home/x", "s3://work/x", "/etc/passwd", "outputs/work/x"):
+        assert not machine_paths(text), text
+    path = notebook(("code", "1"), name="tidy.ipynb")
+    nb = json.loads(path.read_text())
+    nb["cells"][0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["/tmp/tmpa1b2c3d4/x: y\n"]}]
+    path.write_text(json.dumps(nb))
+    assert tidy_outputs(path) and not tidy_outputs(path)
+    assert outputs_of(path)[0]["text"] == ["…/x: y\n"], outputs_of(path)
+
+
+def test_docs_see_links_that_lead_nowhere():
+    from docs_checks import site_problems
+    site = TEMPORARY / "site"
+    site.mkdir()
+    (site / "b.html").write_text('<h1 id="there">B</h1>')
+    (site / "a.html").write_text(
+        '<a href="b.html#there">1</a><a href="b.html#gone">2</a><a href="c.html">3</a><a href="https://d.e/f">4</a>'
+        '<p>/home/ann/x</p>')
+    found = site_problems(site)
+    assert found == ["a.html: /home/ann/x", "a.html: b.html#gone leads nowhere", "a.html: c.html leads nowhere"], found
 
 
 def test_lab_runs_run_notebooks_from_the_top():

@@ -97,7 +97,7 @@ def gradio_session(scope: dict) -> str:
     asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     return asked.get("session_hash", [""])[0]
 
-# %% ../../nbs/demo/07_server.ipynb #4830c807
+# %% ../../nbs/demo/07_server.ipynb #b7c55341
 class Door:
     "An ASGI application before another, which lets through what may pass."
 
@@ -120,6 +120,8 @@ class Door:
         return 0
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        from starlette.responses import Response
+
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return
         status = self.refusal(scope)
@@ -132,8 +134,7 @@ class Door:
             await send(message)
 
         if not status: return await self.app(scope, receive, answer)
-        await answer({"type": "http.response.start", "status": status, "headers": []})
-        await answer({"type": "http.response.body", "body": b""})
+        await Response(status_code=status)(scope, receive, answer)
 
 # %% ../../nbs/demo/07_server.ipynb #4f034215
 def _add_routes(app: Any, handlers: Handlers) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREFIX', 'LOCK', 'MOST_PAGES', 'leftovers', 'demo_folder', 'Session', 'Sessions']
 
-# %% ../../nbs/demo/02_sessions.ipynb #c177aacb
+# %% ../../nbs/demo/02_sessions.ipynb #b644106f
 import fcntl
 import hmac
 import os
@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fastcore.basics import patch
 
 from ..disk import remove_folder
 
@@ -96,7 +98,7 @@ class Session:
         folder.mkdir()
         return folder
 
-# %% ../../nbs/demo/02_sessions.ipynb #a6cb286b
+# %% ../../nbs/demo/02_sessions.ipynb #03fcf0d2
 MOST_PAGES = 200  # open at once
 
 
@@ -125,24 +127,30 @@ class Sessions:
             raise PermissionError("no such session")
         return session
 
-    def by_token(self, token: str, owner: str) -> Session:
-        "The session with a token. Raises `PermissionError` unless it is this owner's."
-        with self.lock: every = list(self.by_name.values())
-        found = None
-        for session in every:
-            if hmac.compare_digest(session.token.encode(), token.encode()): found = session
-        return self.checked(found, owner)
+# %% ../../nbs/demo/02_sessions.ipynb #e3c12704
+@patch
+def by_token(self: Sessions, token: str, owner: str) -> Session:
+    "The session with a token. Raises `PermissionError` unless it is this owner's."
+    with self.lock: every = list(self.by_name.values())
+    found = None
+    for session in every:
+        if hmac.compare_digest(session.token.encode(), token.encode()): found = session
+    return self.checked(found, owner)
 
-    def may_use(self, name: str, owner: str) -> bool:
-        "Is the page of this name unknown yet, or this owner's?"
-        session = self.by_name.get(name)
-        return session is None or hmac.compare_digest(session.owner.encode(), owner.encode())
 
-    def close(self, name: str) -> Session | None:
-        "Forget a page and remove its folder; gives what is closed now."
-        with self.lock: session = self.by_name.pop(name, None)
-        if session is None: return None
-        session.closed = True
-        session.number += 1
-        shutil.rmtree(session.folder, ignore_errors=True)
-        return session
+@patch
+def may_use(self: Sessions, name: str, owner: str) -> bool:
+    "Is the page of this name unknown yet, or this owner's?"
+    session = self.by_name.get(name)
+    return session is None or hmac.compare_digest(session.owner.encode(), owner.encode())
+
+
+@patch
+def close(self: Sessions, name: str) -> Session | None:
+    "Forget a page and remove its folder; gives what is closed now."
+    with self.lock: session = self.by_name.pop(name, None)
+    if session is None: return None
+    session.closed = True
+    session.number += 1
+    shutil.rmtree(session.folder, ignore_errors=True)
+    return session

@@ -72,6 +72,7 @@ class CLIPDataset(Dataset):
         seed: int = 42,
     ):
         self.cache = Path(cache)
+        self.split = split
         self.augment = augment
         self.seed = seed
         self.epoch = 0

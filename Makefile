@@ -8,6 +8,8 @@ PRESET ?= tiny
 SEED ?= 42
 OUTPUT ?= outputs/quickstart
 DATA ?= data
+MODEL ?= $(OUTPUT)/model
+CASES ?= $(DATA)/cache-$(PRESET)-$(SEED)
 ONLY ?=
 NB ?=
 
@@ -15,7 +17,7 @@ NB ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart controls test test-slow bench fuzz docs lab clean-notebooks hooks clean
+.PHONY: help install quickstart controls test test-slow test-web bench fuzz demo docs lab clean-notebooks hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +46,9 @@ test: $(READY)  ## all that guards the project; ONLY=models/00_vit for a part of
 test-slow: $(READY)  ## the notebooks with cells marked slow, those cells included: hours; ONLY=cache/05_kills for one of them
 	@$(BIN)/python tools/test.py --slow $(ONLY)
 
+test-web: $(READY)  ## the demo in a headless Chromium, which is installed where it is missing; ONLY=upload for a part of it
+	@$(BIN)/python tools/test_web.py $(ONLY)
+
 bench: $(READY)  ## times and memory of preprocessing beside the usual tools, and of a search of 50,000 among 50,000: outputs/bench; minutes, on a quiet machine
 	@$(BIN)/pip install -q --no-deps monai
 	@$(BIN)/python tools/bench.py
@@ -52,6 +57,11 @@ bench: $(READY)  ## times and memory of preprocessing beside the usual tools, an
 fuzz: $(READY)  ## thousands of damaged files: each must end in a result or a clear error
 	@$(BIN)/python tools/fuzz.py
 
+demo: $(READY)  ## after quickstart: a web page for its model, http://127.0.0.1:7860; MODEL=folder CASES=cache for others
+	@if [ -d $(CASES) ] && [ ! -f $(CASES)/index/index.json ]; then \
+	  echo "Making an index of $(CASES), once …"; $(BIN)/hsenet -q index $(CASES) --model $(MODEL) >/dev/null; fi
+	@$(BIN)/hsenet demo $(if $(filter-out $(OUTPUT)/model,$(MODEL)),--model $(MODEL)) $(if $(wildcard $(CASES)/index/index.json),--index $(CASES))
+
 docs: $(READY)  ## the site, offline: outputs/docs/index.html; writes README.md from nbs/index.ipynb
 	@$(BIN)/python tools/docs.py
 
@@ -59,7 +69,7 @@ lab: $(READY)  ## JupyterLab on the notebooks
 	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(NB),nbs/$(NB).ipynb,nbs/index.ipynb)
 
 clean-notebooks: $(READY)  ## strip notebooks of what should not be committed, export the modules anew
-	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+	@$(BIN)/nbdev_clean && $(BIN)/python tools/docs_checks.py --tidy && $(BIN)/nbdev_export
 
 hooks: $(READY)  ## git and Jupyter hooks that clean notebooks and merge them cell by cell
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/nbdev_install_hooks

@@ -7,8 +7,8 @@ __all__ = ['ROOMS', 'app']
 
 # %% ../nbs/05_cli.ipynb #8ef53cd0
 from .commands import app as shared
-from .commands import corpus, cache, train, evaluate, ask, cases, weights, run, doctor
+from .commands import corpus, cache, train, evaluate, ask, cases, weights, run, doctor, demo
 
 # %% ../nbs/05_cli.ipynb #e187f2d9
-ROOMS = (corpus, cache, train, evaluate, ask, cases, weights, run, doctor)
+ROOMS = (corpus, cache, train, evaluate, ask, cases, weights, run, doctor, demo)
 app = shared.app

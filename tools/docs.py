@@ -20,6 +20,8 @@ from pathlib import Path
 
 import yaml
 
+import docs_made
+from docs_checks import site_problems
 from run import ANSI, ROOT
 
 NBS = ROOT / "nbs"
@@ -28,22 +30,67 @@ BUILD = ROOT / "outputs/.docs"  # what Sphinx reads, and leaves
 SOURCE = BUILD / "source"
 QUICKSTARTS = [ROOT / "outputs/quickstart/quickstart.ipynb", ROOT / "outputs/mini/quickstart.ipynb"]
 REPOSITORY = "https://github.com/hsenet/hsenet/blob/main/"
-SECTIONS = {  # caption in the sidebar → pages, in this order
-    "Start": ["index", "runs/quickstart"],
-    "Guide": ["tutorials/*"],
-    "Ground": ["00_config", "00_ranges", "00_messages", "00_links", "00_disk", "01_files", "01_inventory", "01_places", "02_plots", "02_viewer", "07_processes"],
-    "CT": ["ct/*"],
-    "Corpora": ["corpora/*"],
-    "Phantoms": ["phantoms/*"],
-    "Cache": ["cache/*"],
-    "Models": ["models/*"],
-    "Metrics": ["metrics/*"],
-    "Training": ["training/*"],
-    "Evaluation": ["evaluation/*"],
-    "Use": ["use/*", "0[3-9]_*"],
-    "Commands": ["commands/*"],
-    "Runs": ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"],
+SECTIONS = {  # caption in the sidebar → pages, in this order; a page named whole is taken from the patterns of the others
+    "Start": ["index", "how_to/install", "runs/quickstart", "reference/quickstart_numbers"],
+    "Tutorials": ["tutorials/*", "demo/08_tour"],
+    "How to": [
+        "how_to/own_ct",
+        "tutorials/ct_rate_to_cache",
+        "how_to/*",
+    ],
+    "Explanation": [
+        "explanation/method",
+        "explanation/*",
+        "tutorials/what_the_numbers_mean",
+        "06_fidelity",
+        "tutorials/what_is_promised",
+    ],
+    "Reference": ["api/hsenet.cli", "reference/*", "changelog", "citation", "contributing", "house/index", "api/index"],
 }
+ROOMS = {  # room of the house → what it holds, and its notebooks; house/<room> is a page of the reference
+    "ground": (
+        "every setting and its bounds; what is said to people; links, folders, full disks; whole files, rows, locks, "
+        "checksums; the figures that all share; processes that end with their parent",
+        ["0[0-2]_*", "07_*"]),
+    "ct": (
+        "one CT: Hounsfield units along the patient's axes, from NIfTI or DICOM, down to what the encoders see",
+        ["ct/*"]),
+    "corpora": (
+        "what every corpus becomes, a module per corpus, archives, and what doesn't agree in one",
+        ["corpora/*"]),
+    "phantoms": (
+        "synthetic chest CTs with known findings: a body, 18 findings, how they are painted and said, files in any "
+        "corpus's layout",
+        ["phantoms/*"]),
+    "cache": (
+        "the job between a corpus and training: slices and their 2D features, volumes, texts, data sets; parallel, "
+        "resumable, on one machine or a cluster",
+        ["cache/*"]),
+    "models": (
+        "the 3D ViT and its 2D-enhanced sibling, CLIP, the packer and its rivals, the report model; released weights "
+        "in and out",
+        ["models/*"]),
+    "metrics": (
+        "a score is rows and a statistic; retrieval, words, findings, answers, each with interval, baselines and p-value",
+        ["metrics/*"]),
+    "training": (
+        "one loop for every stage, what differs between the stages, many processes; what happens to a run in between",
+        ["training/*"]),
+    "evaluation": (
+        "what a model says about held-out cases, kept, scored, shown as a page, and held beside others",
+        ["evaluation/*"]),
+    "use": (
+        "a CT of one's own → report, answers, findings, similar cases, maps; settings by name; the command `hsenet`",
+        ["use/*", "0[3-5]_*"]),
+    "demo": ("the web page", ["demo/*"]),
+    "commands": (
+        "the command `hsenet`: its error line and exit status, then a room per group of commands",
+        ["commands/*"]),
+    "runs": (
+        "each step of the quickstart as a notebook with parameters, for papermill, `hsenet run` or `python tools/run.py`",
+        ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]),
+}
+DOCUMENTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "CITATION.cff": "citation"}
 MINI_NOTE = (
     "The preset `mini` only shows that everything runs: its models have learnt nothing. "
     "`make quickstart`, then `make docs`, shows a real one.")
@@ -202,12 +249,22 @@ def prose(cell: dict, names: Names, module: str | None, folder: Path) -> dict:
     def elsewhere(match: re.Match) -> str:
         target, _, anchor = match[2].partition("#")
         path = (folder / target).resolve()
+        if made := place(path): return f"{match[1]}({made})"
         shown = path.is_relative_to(NBS) and path.suffix in (".ipynb", ".svg", ".png")
         if shown or not target: return match[0]
         anchor = f"#{anchor}" if anchor else ""
         return f"{match[1]}({REPOSITORY}{path.relative_to(ROOT)}{anchor})"
     text = re.sub(r"(\])\((?!https?:|#|mailto:)([^)\s]+)\)", elsewhere, cell["source"])
     return {"cell_type": "markdown", "metadata": {}, "source": names.linked(text, module)}
+
+
+def place(path: Path) -> str | None:
+    "The page that stands for a folder of notebooks, or for a document of the project; None where there is none."
+    if path == NBS: return "/house/index.md"
+    if path == ROOT / "hsenet": return "/api/index.md"
+    if path.parent == NBS and path.is_dir() and path.name in ROOMS: return f"/house/{path.name}.md"
+    if path.parent == ROOT and path.name in DOCUMENTS: return f"/{DOCUMENTS[path.name]}.md"
+    return None
 
 
 def code(cell: dict) -> dict | None:
@@ -359,7 +416,7 @@ def command_page(module: str, notebook: str) -> str:
     "The reference page of the command line: each command with its arguments and options."
     from typer.main import get_command
     parts = [
-        f"# {module}",
+        "# Command line",
         f"Explained, shown and tested in [{notebook}](/{notebook}.ipynb). Every command takes `--help`.",
     ]
     for name, command in _commands(get_command(import_module(module).app), "hsenet"):
@@ -393,37 +450,72 @@ def modules() -> list[str]:
 
 # --- the site -------------------------------------------------------------------------------------------------------
 
+def matching(patterns: list[str], pages: list[str], named: set[str]) -> list[str]:
+    "Pages in the order of the patterns; one that is `named` whole somewhere is left to that place."
+    out = []
+    for pattern in patterns:
+        found = [page for page in pages if page == pattern or (fnmatch(page, pattern) and page not in named)]
+        out += [page for page in found if page not in out]
+    return out
+
+
 def sections(known: list[str]) -> dict[str, list[str]]:
-    "Caption → pages, in the order of `SECTIONS`. Stops where a page fits nowhere."
-    left = list(known)
+    "Caption → pages, in the order of `SECTIONS`, with pages that are made."
+    named = {pattern for patterns in SECTIONS.values() for pattern in patterns}
+    left = [*known, *docs_made.MADE]
     out = {}
     for caption, patterns in SECTIONS.items():
-        chosen = []
-        for pattern in patterns:
-            chosen += [name for name in left if fnmatch(name, pattern) and name not in chosen]
+        chosen = matching(patterns, left, named)
         left = [name for name in left if name not in chosen]
         if chosen: out[caption] = chosen
-    if left: raise SystemExit(f"no section of the docs takes {', '.join(left)}; add it to SECTIONS in tools/docs.py")
+    return out
+
+
+def rooms(known: list[str]) -> dict[str, tuple[str, list[str]]]:
+    "Room → what it holds and its notebooks, of those that no section takes. Stops where a page fits nowhere."
+    taken = [name for chosen in sections(known).values() for name in chosen]
+    left = [name for name in known if name not in taken]
+    out = {}
+    for room, (holds, patterns) in ROOMS.items():
+        chosen = matching(patterns, left, set())
+        left = [name for name in left if name not in chosen]
+        if chosen: out[room] = (holds, chosen)
+    if left:
+        raise SystemExit(f"no section or room of the docs takes {', '.join(left)}; add it in tools/docs.py")
     return out
 
 
 def sidebar(known: list[str]) -> str:
     "nbs/sidebar.yml, for `nbdev_docs` where there is Quarto."
-    contents = []
-    for caption, chosen in sections(known).items():
-        contents.append({"section": caption, "contents": [f"{name}.ipynb" for name in chosen]})
+    def section(caption: str, names: list[str]) -> dict:
+        return {"section": caption, "contents": [f"{name}.ipynb" for name in names if name in known]}
+    contents = [section(caption, names) for caption, names in sections(known).items()]
+    contents = [each for each in contents if each["contents"]]
+    house = [section(room, names) for room, (_, names) in rooms(known).items()]
+    contents.append({"section": "The house", "contents": house})
     return yaml.safe_dump({"website": {"sidebar": {"contents": contents}}}, sort_keys=False)
 
 
-def toctrees(known: list[str], apis: list[str]) -> str:
+def toctrees(known: list[str]) -> str:
     "Hidden tables of contents, which make the site's own sidebar."
-    trees = sections(known) | {"API": [f"api/{a}" for a in apis]}
-    out = []
-    for caption, chosen in trees.items():
-        lines = ["```{toctree}", ":hidden:", f":caption: {caption}", ""]
-        lines += [f"/{name}" for name in chosen if name != "index"]
-        out.append("\n".join([*lines, "```", ""]))
-    return "\n".join(out)
+    trees = []
+    for caption, chosen in sections(known).items():
+        trees.append(docs_made.toctree([name for name in chosen if name != "index"], caption))
+    return "\n".join(trees)
+
+
+def made_pages(known: list[str], apis: list[str], names: "Names") -> dict[str, str]:
+    "Pages that are no notebooks: name → Markdown."
+    out = docs_made.house(rooms(known))
+    out["api/index"] = docs_made.api(apis, names.modules)
+    out["citation"] = docs_made.citation()
+    for document, page in DOCUMENTS.items():
+        if document.endswith(".md"): out[page] = docs_made.document(document)
+    for module in apis:
+        notebook = names.modules.get(module.removeprefix("hsenet."))
+        make = command_page if module == "hsenet.cli" else api_page
+        out[f"api/{module}"] = make(module, notebook)
+    return out
 
 
 def write_source() -> None:
@@ -437,13 +529,11 @@ def write_source() -> None:
     for name, (path, note) in known.items():
         nb = page(path, name, names, note)
         if name == "index":
-            contents = toctrees(list(known), apis)
+            contents = toctrees(list(known))
             nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": contents})
         _write(SOURCE / f"{name}.ipynb", json.dumps(nb))
-    for module in apis:
-        notebook = names.modules.get(module.removeprefix("hsenet."))
-        make = command_page if module == "hsenet.cli" else api_page
-        _write(SOURCE / f"api/{module}.md", make(module, notebook))
+    for name, text in made_pages(list(known), apis, names).items():
+        _write(SOURCE / f"{name}.md", text)
     for picture in [*NBS.rglob("*.svg"), *NBS.rglob("*.png")]:
         _copy(picture, SOURCE / picture.relative_to(NBS))
     _copy(ROOT / "tools/docs/conf.py", SOURCE / "conf.py")
@@ -511,6 +601,10 @@ def main() -> int:
     if status:
         print("the docs have warnings: see above", file=sys.stderr)
         return status
+    problems = site_problems(BUILD / "html")
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        return 1
     shutil.rmtree(SITE, ignore_errors=True)
     (BUILD / "html").rename(SITE)
     n = len(list(SITE.rglob("*.html")))

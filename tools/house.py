@@ -22,7 +22,9 @@ FLOORS = [  # a floor may import what is below it, and its own rooms
     ("training",),
     ("evaluation",),
     ("use",),
-    ("inference", "options", "commands"),
+    ("inference", "options"),
+    ("demo",),
+    ("commands",),
     ("cli",),
 ]
 GROUND = FLOORS[0]

@@ -325,6 +325,81 @@ def test_docs_keep_the_order_of_parameters():
     assert docments_of(TrainingError) == {}
 
 
+def test_docs_have_a_place_for_every_page():
+    from docs import page_name, rooms, sections
+    known = [page_name(path) for path in shown_notebooks()]
+    placed = [name for chosen in sections(known).values() for name in chosen]
+    placed += [name for _, chosen in rooms(known).values() for name in chosen]
+    assert set(known) <= set(placed), set(known) - set(placed)
+    assert len(placed) == len(set(placed)), "a page has two places"
+    try:
+        rooms([*known, "cellar/00_mice"])
+    except SystemExit as error:
+        assert "no section or room of the docs takes cellar/00_mice" in str(error), error
+    else:
+        raise AssertionError("a page without a place went unnoticed")
+
+
+def test_commands_of_pages_exist():
+    from docs_checks import wrong_commands
+    wrong = wrong_commands()
+    assert not wrong, "\n".join(wrong)
+
+
+def test_docs_see_commands_that_do_not_exist():
+    from docs_checks import commands, problem
+    wrong = {
+        "hsenet reprot CT.nii.gz --model m": "hsenet has no command reprot",
+        "hsenet report CT.nii.gz --modle m": "hsenet report: No such option: --modle",
+        "hsenet report CT.nii.gz": "hsenet report needs model",
+        "hsenet preprocess data/CT-RATE": "hsenet preprocess needs cache",
+        "hsenet config --preset huge": "unknown preset 'huge'",
+        "hsenet config --set stage1.lrr=1": "unknown setting 'stage1.lrr'",
+        "make quikstart": "the Makefile has no target quikstart",
+        "make docs PRSET=tiny": "the Makefile has no setting PRSET",
+        "python tools/walk.py": "there is no tools/walk.py",
+        "papermill nbs/runs/preprocess.ipynb run.ipynb -p corps x": "preprocess.ipynb has no parameter corps",
+        "hsenet run preprocess run.ipynb -p corps x": "preprocess.ipynb has no parameter corps",
+        "hsenet run prepare run.ipynb": "there is no nbs/runs/prepare.ipynb",
+    }
+    for line, expected in wrong.items():
+        (words, whole), = commands(f"```sh\n{line}\n```\n")
+        found = problem(words, whole)
+        assert found and expected in found, f"{line}: {found}"
+    assert problem("hsenet evaluate … --every-reconstruction".split(), whole=False) is None
+    assert problem("hsenet evaluate … --every-reconstructions".split(), whole=False)
+    two = list(commands("```sh\n# a comment\nA=1 .venv/bin/hsenet doctor && make docs  # and more\n```\n`make test ONLY=ct`"))
+    assert two == [(["hsenet", "doctor"], True), (["make", "docs"], True), (["make", "test", "ONLY=ct"], False)], two
+
+
+def test_no_page_has_a_path_of_this_machine():
+    from docs_checks import machine_paths, paths_in_notebooks, tidy_outputs
+    found = paths_in_notebooks()
+    assert not found, "\n".join(found)
+    for text in ("see /home/ann/ct.nii.gz", "'/tmp/tmpa1b2c3d4/x'", f"in {ROOT}/nbs", "(/root/.cache/x)"):
+        assert machine_paths(text), text
+    for text in ("and/or", "https://a.b/home/x", "s3://work/x", "/etc/passwd", "outputs/work/x"):
+        assert not machine_paths(text), text
+    path = notebook(("code", "1"), name="tidy.ipynb")
+    nb = json.loads(path.read_text())
+    nb["cells"][0]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["/tmp/tmpa1b2c3d4/x: y\n"]}]
+    path.write_text(json.dumps(nb))
+    assert tidy_outputs(path) and not tidy_outputs(path)
+    assert outputs_of(path)[0]["text"] == ["…/x: y\n"], outputs_of(path)
+
+
+def test_docs_see_links_that_lead_nowhere():
+    from docs_checks import site_problems
+    site = TEMPORARY / "site"
+    site.mkdir()
+    (site / "b.html").write_text('<h1 id="there">B</h1>')
+    (site / "a.html").write_text(
+        '<a href="b.html#there">1</a><a href="b.html#gone">2</a><a href="c.html">3</a><a href="https://d.e/f">4</a>'
+        '<p>/home/ann/x</p>')
+    found = site_problems(site)
+    assert found == ["a.html: /home/ann/x", "a.html: b.html#gone leads nowhere", "a.html: c.html leads nowhere"], found
+
+
 def test_lab_runs_run_notebooks_from_the_top():
     startup = ROOT / "tools/lab_startup.py"
     source = startup.read_text(encoding="utf-8").replace("__file__", repr(str(startup)))

@@ -13,15 +13,17 @@ __all__ = ['REPORT_PROMPT', 'REPORT_PROMPTS', 'QUESTIONS', 'INVISIBLE', 'BERT_TO
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import (
     Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers)
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from .manifest import DatasetError
 from ..files import FileError, read_json
+
+if TYPE_CHECKING:  # imported when one is made: who asks a model waits for imports
+    from transformers import PreTrainedTokenizerFast
 
 # %% ../../nbs/cache/08_text.ipynb #e4142a0d
 def wordings(
@@ -168,8 +170,10 @@ BERT_TOKENS = {
 def bert_tokenizer(
     texts: Sequence[str],
     vocab_size: int,
-) -> PreTrainedTokenizerFast:
+) -> "PreTrainedTokenizerFast":
     "WordPiece on lower-case words, `[CLS]` first and `[SEP]` last, as BERT reads."
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = word_pieces(models.WordPiece(unk_token="[UNK]"))
     letters = set()
     for text in texts:
@@ -193,8 +197,10 @@ CAUSAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 def causal_tokenizer(
     texts: Sequence[str],
     vocab_size: int,
-) -> PreTrainedTokenizerFast:
+) -> "PreTrainedTokenizerFast":
     "Byte-level BPE with BOS, EOS and the method's special tokens."
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -268,7 +274,7 @@ def train_tokenizer(
     vocab_size: int,
     kind: str,  # `bert`: WordPiece, [CLS] first; `causal`: byte-level BPE with BOS and EOS
     max_length: int = 512,  # tokens
-) -> PreTrainedTokenizerFast:
+) -> "PreTrainedTokenizerFast":
     "A tokenizer from scratch, deterministic for the same texts. Raises `DatasetError`."
     if kind == "bert":
         tokenizer = bert_tokenizer(texts, vocab_size)
@@ -305,6 +311,8 @@ def load_tokenizer(
 ) -> Any:
     """A pretrained tokenizer that reads special tokens' names as letters; a causal one gets the
     method's special tokens, and a pad token if it has none. Raises `DatasetError`."""
+    from transformers import AutoTokenizer
+
     check_tokenizer_files(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)

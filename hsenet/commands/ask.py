@@ -34,22 +34,19 @@ def say_disclaimer() -> None:
 
 # %% ../../nbs/commands/06_ask.ipynb #62866c1d
 def open_bundle(model: Path) -> "HSENet":
-    "The bundle, without the progress bars of loading weights."
+    "The bundle; who waits for it is told so."
+    logger.info("opening %s", model)
     from hsenet.inference import HSENet, quick_imports
 
-    with quick_imports():
-        from transformers.utils.logging import disable_progress_bar
-
-        bundle = HSENet.load(model)
-    disable_progress_bar()
-    return bundle
+    with quick_imports(): return HSENet.load(model)
 
 # %% ../../nbs/commands/06_ask.ipynb #01190d1c
 def for_each(cts: list[Path], answer: Callable[[Path], None]) -> None:
     "Call `answer` for each CT. Raises `typer.Exit` in the end if one of several failed."
     failed = 0
     for number, ct in enumerate(cts, start=1):
-        if len(cts) > 1: logger.info("%d of %d: %s", number, len(cts), ct)
+        count = f"{number} of {len(cts)}: " if len(cts) > 1 else ""
+        logger.info("%sreading %s", count, ct)
         try:
             answer(ct)
         except (ValueError, OSError) as e:

@@ -13,7 +13,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import inv_ornt_aff
-from scipy.ndimage import affine_transform
 
 from .volume import AIR, CT, axis_directions, check_memory, patient_turn
 
@@ -97,6 +96,8 @@ def resample_linear(
     grid: Grid,
 ) -> tuple[np.ndarray, np.ndarray]:
     "HU on the grid, whole numbers if `array` has such, and where the scan was, bool; (x, y, z)."
+    from scipy.ndimage import affine_transform  # most CTs are not tilted, and people wait
+
     lps = np.diag([-1, -1, 1, 1]) @ affine
     to_voxels = np.linalg.inv(lps[:3, :3])
     matrix = to_voxels * np.array(grid.spacing)  # voxels of the grid → of the scan

@@ -20,7 +20,7 @@ from ..cache.datasets import CLIPCollator, CLIPDataset
 from ..cache.manifest import label_array, label_names, one_per_scan
 from ..cache.text import truncate_report
 from .predictions import AGAIN, Predictions, run_key
-from .speaker import in_chunks, load_inputs
+from .respondent import in_chunks, load_inputs
 from ..files import blamed
 from ..metrics.retrieval import duplicate_groups
 from ..models.clip import VolumeCLIP

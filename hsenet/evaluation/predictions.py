@@ -27,7 +27,7 @@ import torch
 from .. import __version__
 from ..cache.datasets import CLIPDataset
 from ..cache.manifest import cache_checksum, one_per_scan
-from .speaker import Speaker, answer, load_model
+from .respondent import Respondent, answer, load_model
 from ..files import (
     FileError, PlainError, append_lines, check_fields, read_json,
     read_lines, write_json, write_lines)
@@ -130,17 +130,17 @@ def digest_of(asked: Sequence[dict]) -> str:
 
 
 def predict(
-    speaker: Speaker,
+    respondent: Respondent,
     store: Predictions,  # gets a line for each
     asked: Sequence[dict],  # `id`, `record`, `prompt`, and what else belongs into the line
     batch_size: int,
     max_new_tokens: int,
 ) -> None:
     "Answer what is asked; each line is written as soon as it is there."
-    for pairs in answer(speaker, asked, batch_size, max_new_tokens):
+    for pairs in answer(respondent, asked, batch_size, max_new_tokens):
         store.add([_line(item) | {"prediction": text} for item, text in pairs])
 
-# %% ../../nbs/evaluation/00_predictions.ipynb #b36429cf
+# %% ../../nbs/evaluation/00_predictions.ipynb #3f9f6c84
 def answer_share(
     model_folder: str,
     cache: str,
@@ -158,8 +158,8 @@ def answer_share(
     mine = set(cases[rank::world])
     share = [item for item in asked if item["record"]["case"] in mine]
     store = Predictions(output, key, f"predictions.part{rank}")
-    speaker = Speaker(model_folder, CLIPDataset(cache, split))
-    predict(speaker, store, share, batch_size, max_new_tokens)
+    respondent = Respondent(model_folder, CLIPDataset(cache, split))
+    predict(respondent, store, share, batch_size, max_new_tokens)
 
 
 def take_over_parts(store: Predictions, key: dict) -> None:
@@ -172,9 +172,9 @@ def take_over_parts(store: Predictions, key: dict) -> None:
         part.unlink()
         key_path.unlink(missing_ok=True)
 
-# %% ../../nbs/evaluation/00_predictions.ipynb #044ce1f8
+# %% ../../nbs/evaluation/00_predictions.ipynb #66f208ee
 def predictions_for(
-    speaker: Speaker,
+    respondent: Respondent,
     output: str | Path,
     asked: Sequence[dict],  # `id`, `record`, `prompt`, and what else belongs into the line
     batch_size: int,
@@ -183,8 +183,8 @@ def predictions_for(
 ) -> list[dict]:
     """The lines of `predictions.jsonl`, in the order of `asked`: those that are there, and the
     rest generated. Raises `LaunchError` where one of several processes fails."""
-    cache = speaker.data.cache
-    key = run_key(speaker.folder, cache, max_new_tokens=max_new_tokens, asked=digest_of(asked))
+    cache = respondent.data.cache
+    key = run_key(respondent.folder, cache, max_new_tokens=max_new_tokens, asked=digest_of(asked))
     store = Predictions(output, key)
     take_over_parts(store, key)
     todo = [item for item in asked if item["id"] not in store.done]
@@ -193,11 +193,11 @@ def predictions_for(
                     store.path, len(asked) - len(todo), len(asked))
     processes = min(processes or torch.cuda.device_count() or 1, len(todo))
     if processes > 1:
-        where = str(speaker.folder), str(cache), speaker.data.split, str(output), key
+        where = str(respondent.folder), str(cache), respondent.data.split, str(output), key
         launch(answer_share, *where, todo, batch_size, max_new_tokens, processes=processes)
         take_over_parts(store, key)
     elif todo:
-        predict(speaker, store, todo, batch_size, max_new_tokens)
+        predict(respondent, store, todo, batch_size, max_new_tokens)
     return [store.done[item["id"]] for item in asked]
 
 # %% ../../nbs/evaluation/00_predictions.ipynb #814073b0

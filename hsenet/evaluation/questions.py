@@ -19,13 +19,12 @@ from hsenet.evaluation.predictions import (
     AGAIN, EvaluationError, digest_of, once_and_again, predictions_for, released_only, run_key,
     save_figure, save_metrics)
 from .reports import text_numbers
-from .speaker import Speaker, option_probabilities
+from .respondent import Respondent, option_probabilities
 from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.answers import ANATOMY, OFF_LIST
 from ..metrics.questions import QUESTIONS, base_rate_scores, baseline_answers
 from ..metrics.score import summaries
 from ..metrics.wording import template_spread
-from ..models.vlm import HSENetVLM
 from ..plots import plot_confusion
 
 logger = logging.getLogger(__name__)
@@ -51,19 +50,19 @@ def question_requests(
 
 # %% ../../nbs/evaluation/04_questions.ipynb #ebf15ec5
 def yes_probabilities(
-    speaker: Speaker,
+    respondent: Respondent,
     output: Path,  # for probabilities.json, which spares the second time
     asked: Sequence[dict],  # from `question_requests`
 ) -> list[float]:
     "For each question the probability of Yes, of Yes and No."
     path = Path(output) / "probabilities.json"
-    key = run_key(speaker.folder, speaker.data.cache, asked=digest_of(asked))
+    key = run_key(respondent.folder, respondent.data.cache, asked=digest_of(asked))
     found = {}
     fields = {"key": dict, "p_yes": dict}
     if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
         options = QUESTIONS["presence"].options  # Yes. and No.
-        probabilities = option_probabilities(speaker, asked, options)
+        probabilities = option_probabilities(respondent, asked, options)
         yes = {question: row[0] for question, row in probabilities.items()}
         found = {"key": key, "p_yes": yes}
         write_json(path, found)
@@ -116,7 +115,7 @@ def answer_numbers(
 
 # %% ../../nbs/evaluation/04_questions.ipynb #a6c1dbea
 def wording_spread(
-    speaker: Speaker,  # whose data are a `QuestionDataset`
+    respondent: Respondent,  # whose data are a `QuestionDataset`
     output: Path,  # of the predictions
     kind: str,
     asked: Sequence[dict],  # from `question_requests`
@@ -125,14 +124,14 @@ def wording_spread(
     processes: int = 1,
 ) -> dict:
     "`metrics.wording.template_spread` over all templates of a kind."
-    data = speaker.data
+    data = respondent.data
     questions = {question["question_id"]: question for question in data.questions}
     every = []
     for i, template in enumerate(data.templates[kind]):
         for item in asked:
             prompt = fill_template(template, questions[item["id"]])
             every.append(item | {"id": f"{item['id']}#{i}", "prompt": prompt})
-    rows = predictions_for(speaker, output, every, batch_size, max_new_tokens, processes)
+    rows = predictions_for(respondent, output, every, batch_size, max_new_tokens, processes)
 
     predictions, hits = [], []
     for start in range(0, len(rows), len(asked)):  # template by template
@@ -178,26 +177,26 @@ def evaluate_vqa(
         raise EvaluationError(f"task: expected {', '.join(QUESTIONS)}, found {task!r}")
     output = Path(output)
     data = QuestionDataset(cache, split, (task,))
-    speaker = Speaker(model_folder, data)
+    respondent = Respondent(model_folder, data)
     training = QuestionDataset(cache, "train", (task,)).questions
     once, others = once_and_again(data.records)
     asked = question_requests(data, once)
     scorable_rows(task, asked)  # an error now, rather than after all answers are there
     # predict
     how = batch_size, max_new_tokens, processes
-    rows = predictions_for(speaker, output, asked, *how)
+    rows = predictions_for(respondent, output, asked, *how)
     if QUESTIONS[task].options:
-        yes = yes_probabilities(speaker, output, asked)
+        yes = yes_probabilities(respondent, output, asked)
         rows = [row | {"p_yes": p} for row, p in zip(rows, yes)]
     # score
     numbers, details = answer_numbers(task, rows, training)
     words, not_computed = _word_numbers(rows, training, learned)
     if template_questions:
         details["templates"] = wording_spread(
-            speaker, output / "templates", task, asked[:template_questions], *how)
+            respondent, output / "templates", task, asked[:template_questions], *how)
     again = question_requests(data, others)
     if every_reconstruction and again:
-        rows = rows + predictions_for(speaker, output / "other_reconstructions", again, *how)
+        rows = rows + predictions_for(respondent, output / "other_reconstructions", again, *how)
         if task == "location":
             numbers |= released_only(answer_numbers(task, rows, training)[0])
         words |= released_only(_word_numbers(rows, training, learned)[0])

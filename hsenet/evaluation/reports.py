@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cache.datasets import CLIPDataset, ReportDataset
+from ..cache.datasets import ReportDataset
 from ..cache.manifest import cache_about, one_per_scan, read_manifest
 from ..cache.text import REPORT_PROMPT
 from ..corpora.table import LABELS
@@ -28,9 +28,8 @@ from ..metrics.clinical import (
 from ..metrics.labelers import Labeler, PerReport, load_labeler, unreadable
 from ..metrics.score import summaries
 from ..metrics.text import baseline_texts, text_scores
-from ..models.vlm import HSENetVLM
 from ..phantoms.reports import parse_report
-from .speaker import Speaker, in_chunks
+from .respondent import Respondent, in_chunks
 
 # %% ../../nbs/evaluation/03_reports.ipynb #ef68470c
 def report_requests(
@@ -46,14 +45,14 @@ def report_requests(
 
 # %% ../../nbs/evaluation/03_reports.ipynb #8ac16396
 def _mean_tokens(
-    speaker: Speaker,
+    respondent: Respondent,
     records: Sequence[dict],
     batch_size: int = 64,
 ) -> Tensor:
     "(N, sum of widths) mean patch tokens of all encoders, of unit length."
     rows = []
     for chunk in in_chunks(records, batch_size, "nearest"):
-        tokens = speaker.encode(chunk)
+        tokens = respondent.encode(chunk)
         for record in chunk:
             means = [t.float().mean(dim=0) for t in tokens[record["case"]]]
             rows.append(torch.cat(means))
@@ -64,7 +63,7 @@ NEAREST = "nearest training case"
 
 
 def nearest_reports(
-    speaker: Speaker,
+    respondent: Respondent,
     output: Path,  # for nearest.json, which spares the second time
     records: Sequence[dict],
     known: Sequence[dict],  # training cases
@@ -72,13 +71,13 @@ def nearest_reports(
     "For each record the report of the training case with the nearest mean patch tokens, by cosine."
     path = Path(output) / "nearest.json"
     cases = digest_of([{"id": record["case"], "record": record} for record in records])
-    key = run_key(speaker.folder, speaker.data.cache, known=len(known), cases=cases)
+    key = run_key(respondent.folder, respondent.data.cache, known=len(known), cases=cases)
     found = {}
     fields = {"key": dict, "nearest": dict}
     if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
-        features = _mean_tokens(speaker, records)
-        known_features = _mean_tokens(speaker, known)
+        features = _mean_tokens(respondent, records)
+        known_features = _mean_tokens(respondent, known)
         nearest = (features @ known_features.T).argmax(dim=1).tolist()
         pairs = {record["case"]: known[i]["case"] for record, i in zip(records, nearest)}
         found = {"key": key, "nearest": pairs}
@@ -211,13 +210,13 @@ def evaluate_mrg(
     output = Path(output)
     if labeler == "auto": labeler = cache_about(cache).labeler
     data = ReportDataset(cache, split)
-    speaker = Speaker(model_folder, data)
+    respondent = Respondent(model_folder, data)
     once, others = once_and_again(data.records)
     known = one_per_scan(read_manifest(cache, "train"))
     # predict
     asked = report_requests(once, prompt)
     how = batch_size, max_new_tokens, processes
-    rows = predictions_for(speaker, output, asked, *how)
+    rows = predictions_for(respondent, output, asked, *how)
     patients = [row["patient"] for row in rows]
     texts = {  # the first arguments of `text_numbers`, by name
         "predictions": [row["prediction"] for row in rows],
@@ -226,7 +225,7 @@ def evaluate_mrg(
         "nearest": None,
     }
     if neighbours:
-        texts["nearest"] = nearest_reports(speaker, output, once, known[:neighbours])
+        texts["nearest"] = nearest_reports(respondent, output, once, known[:neighbours])
     # label, then score the findings
     numbers, not_computed = {}, {}
     details = {"labeler": _labeler_name(labeler)}
@@ -240,7 +239,7 @@ def evaluate_mrg(
     words, reasons = text_numbers(**texts, patients=patients, learned=learned)
     if every_reconstruction and others:
         asked = report_requests(others, prompt)
-        rows = rows + predictions_for(speaker, output / "other_reconstructions", asked, *how)
+        rows = rows + predictions_for(respondent, output / "other_reconstructions", asked, *how)
         words |= _released_words(rows, texts["training"], learned)
     # save
     metrics = save_metrics(

@@ -3,6 +3,7 @@
     python tools/bench.py                 512 × 512 × 300, then 768² and 1024² × 800 (two files of 1 to 2 GB, unpacked), then 100 to 10,000 small cases
     python tools/bench.py --quick         the first only
     python tools/bench.py --search        exact search of 50,000 embeddings among 50,000, and its memory: outputs/bench/search.json
+    python tools/bench.py --loader        the loader alone, 32 × 256 × 256 from a warm cache, a step that does nothing: outputs/bench/loader.json
 
 (a) decompress and read only, with zlib; (b) ours, both branches, without the 2D encoder; (c) the method's steps with the usual
 tools: nibabel's float64, torch's trilinear, MONAI's crop and resize, a JPEG per slice. One run, each way in turn, medians.
@@ -273,6 +274,70 @@ def search() -> list[dict]:
     return rows
 
 
+# --- the loader -----------------------------------------------------------------------------------------------------
+
+def large_cache(folder: Path, cases: int):
+    "A cache of `cases` mini phantoms whose arrays have the sizes of `paper`; gives its folder and a collator."
+    from hsenet.cache.datasets import CLIPCollator
+    from hsenet.cache.manifest import read_manifest
+    from hsenet.cache.preprocess import preprocess_corpus
+    from hsenet.config import preset
+    from hsenet.phantoms.corpus import write_corpus
+    from hsenet.training.stages import clip_tokenizer
+    config = preset("mini", **{"phantom.n_train": cases, "phantom.n_valid": 1, "phantom.second_reconstruction": 0.0})
+    write_corpus(folder / "corpus", config.phantom, workers=1, progress=False)
+    preprocess_corpus(folder / "corpus", config, folder / "cache", tune_share=0.0, workers=0, progress=False)
+    noise = np.random.default_rng(0)
+    for record in read_manifest(folder / "cache", "train"):
+        np.save(folder / "cache" / record["volume"], noise.random((1, 32, 256, 256), dtype=np.float32).astype(np.float16))
+        np.save(folder / "cache" / record["slice_features"], noise.random((32, 768), dtype=np.float32).astype(np.float16))
+    return folder / "cache", CLIPCollator(clip_tokenizer(config, folder / "cache"), 192)
+
+
+def load_once(cache: Path, collate, as_stored: bool, workers: int, batches: int, batch_size: int) -> dict:
+    "Cases a second that a loader gives to a step that does nothing, and CPU seconds of all its processes."
+    from torch.utils.data import DataLoader
+
+    from hsenet.cache.datasets import CLIPDataset
+    from hsenet.config import AugmentConfig
+    from hsenet.training.batches import EpochBatches, EpochItems, RunBatches
+    from hsenet.training.folder import resources
+    data = CLIPDataset(cache, "train", AugmentConfig(scale=0.5, shift=0.5), as_stored=as_stored)
+    order = RunBatches(EpochBatches(len(data), batch_size), 0, batches)
+    start = resources()
+    for batch in DataLoader(EpochItems(data), batch_sampler=order, collate_fn=collate, num_workers=workers): assert len(batch["case"]) == batch_size
+    spent = resources(since=start)
+    cases = batches * batch_size
+    return {"per_second": cases / spent["wall_seconds"], "cpu_ms": 1000 * spent["cpu_seconds"] / cases}
+
+
+def loader_bench(repeats: int, workers: int = 2, cases: int = 32, batches: int = 12, batch_size: int = 16) -> dict:
+    "float16 as stored, and float32 from the workers as it was before, in turn; medians."
+    import logging
+    logging.disable(logging.WARNING)
+    rows = {"float16": [], "float32": []}
+    with tempfile.TemporaryDirectory() as folder:
+        cache, collate = large_cache(Path(folder), cases)
+        for i in range(repeats + 1):  # the first warms the file cache
+            for name, found in rows.items():
+                row = load_once(cache, collate, name == "float16", workers, batches, batch_size)
+                if i: found.append(row | {"load": os.getloadavg()[0]})
+    facts = machine() | {"workers": workers, "cases": batches * batch_size, "n": repeats}
+    for name, found in rows.items():
+        per_second = statistics.median(row["per_second"] for row in found)
+        cpu_ms = statistics.median(row["cpu_ms"] for row in found)
+        loads = [round(row["load"], 1) for row in found]
+        facts[name] = {
+            "samples_per_second": round(per_second, 1),
+            "cpu_ms_per_sample": round(cpu_ms, 2),
+            "per_second_of_two_idle_cores": round(2000 / cpu_ms, 1),  # what the CPU seconds would allow
+            "load": loads,
+        }
+    write("loader.json", facts)
+    print(json.dumps(facts, indent=1))
+    return facts
+
+
 def machine() -> dict:
     "When, and on what."
     name = platform.processor() or platform.machine()
@@ -307,6 +372,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--search", action="store_true")
+    parser.add_argument("--loader", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -316,6 +382,8 @@ def main():
         worker(args.worker, args.file, tuple(args.spacing))
     elif args.search:
         search()
+    elif args.loader:
+        loader_bench(args.repeats)
     else:
         preprocess_bench(args.quick, args.repeats)
 

@@ -302,9 +302,14 @@ def once(outputs: list[dict], displayed: bool) -> list[dict]:
 NOISE = re.compile(r"\d+%\||\[\d+:\d+.*/s\]|s/it\]|IProgress not found")  # progress bars, and warnings about them
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # no kernel moves it here, and its script would come from elsewhere
+
+
 def tidy(output: dict) -> dict | None:
-    "An output without terminal colours and progress bars; None where nothing is left."
-    if output["output_type"] != "stream": return output
+    "An output without widgets, terminal colours and progress bars; None where nothing is left."
+    if output["output_type"] != "stream":
+        data = {kind: each for kind, each in output.get("data", {}).items() if kind != WIDGET}
+        return output | {"data": data} if "data" in output else output
     text = ANSI.sub("", "".join(output["text"]))
     lines = [line.split("\r")[-1] for line in text.split("\n")]
     text = "\n".join(line for line in lines if not NOISE.search(line)).strip("\n")
@@ -536,6 +541,8 @@ def write_source() -> None:
         _write(SOURCE / f"{name}.md", text)
     for picture in [*NBS.rglob("*.svg"), *NBS.rglob("*.png")]:
         _copy(picture, SOURCE / picture.relative_to(NBS))
+    for picture in NBS.glob("images/landing*"):  # named in HTML, where Sphinx doesn't look
+        _copy(picture, SOURCE / "extra" / picture.relative_to(NBS))
     _copy(ROOT / "tools/docs/conf.py", SOURCE / "conf.py")
     _copy(ROOT / "tools/docs/custom.css", SOURCE / "_static/custom.css")
     _copy(mathjax(), SOURCE / "_static/mathjax/tex-svg.js")

@@ -121,7 +121,8 @@ def test_stored_outputs_are_small():
     pictures = {}
     for path in shown_notebooks():
         for i, output in enumerate(outputs_of(path)):
-            picture = "".join(output.get("data", {}).get("image/png", ""))
+            data = output.get("data", {})
+            picture = "".join(data.get("image/png", data.get("image/jpeg", "")))
             if picture: pictures[f"{path.name} #{i}"] = len(picture) * 3 // 4
     large = {name: size for name, size in pictures.items() if size >= 200_000}
     total = sum(path.stat().st_size for path in shown_notebooks())
@@ -294,6 +295,26 @@ def test_docs_obey_directives():
     assert code(exported)["metadata"]["tags"] == ["exported"], code(exported)
     assert only_imports("import os\nfrom a import b")
     assert not only_imports("import os\nx = 1")
+
+
+def test_widgets_stand_still_in_the_docs():
+    from docs import WIDGET, tidy
+    shown = {"image/jpeg": "abc", "text/plain": "three planes"}
+    viewer = {"output_type": "execute_result", "data": shown | {WIDGET: {"model_id": "1"}}, "metadata": {}}
+    assert tidy(viewer)["data"] == shown, "a page shows the picture, and asks nobody for a widget's script"
+    for path in shown_notebooks():
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert "widgets" not in notebook["metadata"], f"{path}: it holds the state of widgets"
+        alive = [output for output in outputs_of(path) if WIDGET in output.get("data", {})]
+        assert not alive, f"{path}: it holds a widget that no kernel moves; clear that output, or run the cell without a kernel"
+
+
+def test_make_lab_opens_the_start_page():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command = makefile.split("\nlab: ")[1].split("\n\n")[0]
+    opened = re.search(r"(nbs/tutorials/\S+\.ipynb)", command)
+    assert opened, command
+    assert (ROOT / opened[1]).is_file(), f"{opened[1]} isn't there"
 
 
 def test_docs_show_each_figure_once():

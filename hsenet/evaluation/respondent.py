@@ -21,7 +21,7 @@ from ..files import show_bar
 from ..models.clip import VolumeCLIP
 from ..models.generation import GreedySearch
 from ..models.vlm import HSENetVLM, ready_to_speak
-from ..training.parts import to_device
+from ..training.batches import to_device
 from ..training.stages import encode_records
 
 # %% ../../nbs/evaluation/00_respondent.ipynb #1f18a6da

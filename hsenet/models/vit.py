@@ -351,16 +351,10 @@ class SliceGuide(nn.Module):
 
 # %% ../../nbs/models/02_vit.ipynb #8ea8f868
 class GuidedViT3DConfig(ViT3DConfig):
-    "Sizes of a 3D ViT whose patches are scored by slices."
+    "Sizes of a 3D ViT whose patches are scored by slices; `guide=False`: every score is 1."
     model_type = "hsenet_guided_vit3d"
 
-    def __init__(
-        self,
-        slice_dim: int = 768,
-        guide_dropout: float = 0.1,
-        guide: bool = True, # False, an ablation: no slices are asked, every score is 1
-        **kwargs,
-    ):
+    def __init__(self, slice_dim: int = 768, guide_dropout: float = 0.1, guide: bool = True, **kwargs):
         self.slice_dim = slice_dim
         self.guide_dropout = guide_dropout
         self.guide = guide
@@ -394,17 +388,12 @@ class GuidedViT3D(ViT3D):
     def __init__(self, config: GuidedViT3DConfig | None = None, **sizes):
         super().__init__(config, **sizes)
         width, slice_dim = self.config.hidden_size, self.config.slice_dim
-        self.guide = None
-        if self.config.guide:
-            self.guide = SliceGuide(width, slice_dim, self.config.guide_dropout)
+        guide = SliceGuide(width, slice_dim, self.config.guide_dropout)
+        self.guide = guide if self.config.guide else None
         self.post_init()
 
-    def scores(
-        self,
-        patches: Tensor, # (B, N, W), embedded
-        slice_features: Tensor, # (B, slices, slice_dim)
-    ) -> Tensor: # (B, N, 1)
-        "What each patch is multiplied by; ones where there is no guide."
+    def scores(self, patches: Tensor, slice_features: Tensor) -> Tensor: # (B, N, 1)
+        "What embedded patches (B, N, W) are multiplied by; ones where there is no guide."
         if self.guide is None: return torch.ones_like(patches[..., :1])
         return self.guide(patches, slice_features.to(patches.dtype))
 

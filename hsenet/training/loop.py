@@ -40,10 +40,12 @@ from hsenet.training.folder import (
     record_run,
     signature,
 )
-from .parts import Clock, Interrupts, to_device
+from .batches import ahead, to_device
+from .parts import Interrupts
 from .state import intact_state, load_state, save_state
 from .step import optimizer_step, over_processes
-from .trainer import Task, Trainer, make_loader, step_batches
+from .trainer import Task, Trainer, draw_as_loader, make_loader, step_batches
+from .watch import Clock
 
 # %% ../../nbs/training/05_loop.ipynb #8c4221d4
 log = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
     cases = range(len(trainer.tune))
     batches = [list(cases[first : first + size]) for first in cases[::size]]
     loader = make_loader(trainer, trainer.tune, shared_out(batches, rank, world))
+    draw_as_loader()
     task, device = trainer.task, trainer.accelerator.device
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     with torch.no_grad(), trainer.accelerator.autocast():
@@ -234,7 +237,8 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
     clock = Clock(trainer.accelerator.num_processes)
     trainer.model.train()
     with Interrupts() as interrupts, _progress_bar(trainer) as bar:
-        for group in clock.waiting(step_batches(trainer, first_step)):
+        groups = ahead(step_batches(trainer, first_step), trainer.accelerator.device)
+        for group in clock.waiting(groups):
             row = optimizer_step(trainer, group)
             clock.count(group)
             bar.update()

@@ -167,8 +167,8 @@ def _fit_clip(
     max_length = stage.max_length or config.text.max_length
     collate = CLIPCollator(tokenizer, max_length, config.text.truncation, config.seed)
     task = CLIPTask(model, collate, tokenizer, config.text.lr_scale)
-    train = CLIPDataset(cache, "train", augment=config.augment, seed=config.seed)
-    tune = CLIPDataset(cache, "tune")
+    train = CLIPDataset(cache, "train", config.augment, config.seed, as_stored=True)
+    tune = CLIPDataset(cache, "tune", as_stored=True)
     facts = run_facts(config, cache, CLIP_PARTS, **start)
     return fit(task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options)
 
@@ -389,10 +389,9 @@ def _fit_vlm(
     if stage.cache_tokens and not finished(output, stage, config.seed, facts, resume):
         vlm.to(_device())
         tokens = {split: encode_split(vlm, cache, split) for split in tokens}
-    train = dataset(
-        cache, "train", augment=config.augment, seed=config.seed, tokens=tokens["train"]
-    )
-    tune = dataset(cache, "tune", tokens=tokens["tune"])
+    data = {split: partial(dataset, cache, split, as_stored=True) for split in tokens}
+    train = data["train"](augment=config.augment, seed=config.seed, tokens=tokens["train"])
+    tune = data["tune"](tokens=tokens["tune"])
     max_length = stage.max_length or config.language.max_length
     collate = VLMCollator(tokenizer, vlm.num_visual_tokens, max_length)
     task = VLMTask(vlm, collate, tokenizer)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .parts import to_device
+from .batches import to_device
 from .trainer import Trainer
 
 # %% ../../nbs/training/04_step.ipynb #9ff0004a

@@ -54,7 +54,7 @@ def findings_of(record: dict) -> list[str]:
     return [label for label, present in record["labels"].items() if present]
 
 
-def gather(run: Path, corpus: Path, cache: Path) -> Shown:
+def gather(run: Path, corpus: Path, cache: Path, index: Path) -> Shown:
     "Ask the model of a quickstart."
     from hsenet.cache.manifest import read_records
     from hsenet.corpora.ct_rate import read_ct_rate
@@ -72,7 +72,7 @@ def gather(run: Path, corpus: Path, cache: Path) -> Shown:
     height = (z + 0.5) / heat.shape[2]
     mine = set(findings_of(case))
     neighbours = []
-    for near in model.similar(path, cache, split="train", k=NEIGHBOURS, **header):
+    for near in model.similar(path, index, split="train", k=NEIGHBOURS, **header):
         common = [name.lower() for name in findings_of(records[near["case"]]) if name in mine]
         words = f"{len(common)} of {len(mine)} findings:\n" + ",\n".join(common)
         plane = grey_plane(rows.loc[near["case"]], height)
@@ -188,9 +188,10 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of a finished quickstart")
     parser.add_argument("corpus", type=Path, help="its phantoms")
     parser.add_argument("cache", type=Path, help="the cache that it was trained on")
+    parser.add_argument("--index", type=Path, help="its index, made by `hsenet index`; else the cache is embedded")
     parser.add_argument("--output", type=Path, default=IMAGES, help="folder of the pictures")
     args = parser.parse_args()
-    shown = gather(args.run, args.corpus, args.cache)
+    shown = gather(args.run, args.corpus, args.cache, args.index or args.cache)
     args.output.mkdir(parents=True, exist_ok=True)
     save(wide(shown), args.output / "landing.png")
     save(narrow(shown), args.output / "landing_narrow.png")

@@ -112,6 +112,32 @@ def test_links_between_notebooks_lead_somewhere():
     assert not broken, "no notebook there: " + ", ".join(broken)
 
 
+def test_pictures_that_pages_name_are_there_and_small():
+    named = re.compile(r'!\[[^]]*\]\(([^)]+)\)|\b(?:src|srcset)="([^"]+)"')
+    broken = []
+    for path in shown_notebooks():
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] != "markdown": continue
+            for pair in named.findall("".join(cell["source"])):
+                name = "".join(pair)
+                if name.startswith(("http", "attachment:", "data:")): continue
+                picture = path.parent / name
+                if not picture.is_file(): broken.append(f"{path.relative_to(ROOT)}: no {name}")
+                elif picture.stat().st_size > 200_000: broken.append(f"{name} has more than 200 kB")
+    assert not broken, "\n".join(broken)
+
+
+def test_front_page_shows_the_first_case_with_enough_findings():
+    from landing import COLOURS, chosen_case, marked
+    def record(split, *present):
+        return {"split": split, "labels": {name: int(name in present) for name in "abcde"}}
+    records = [record("train", *"abcd"), record("validation", *"ab"), record("validation", *"abc"), record("validation", *"abcde")]
+    assert chosen_case(records) is records[2]
+    words = marked("The heart is large. No nodule.", "The heart is normal. No nodule.", "added")
+    different = [word for word, colour in words if colour == COLOURS["added"]]
+    assert different == ["large"] or different == ["large."], words
+
+
 def test_run_notebooks_are_kept_without_outputs():
     for path in (ROOT / "nbs/runs").glob("*.ipynb"):
         assert not outputs_of(path), f"{path.name}: clear its outputs"

@@ -63,7 +63,7 @@ def demo_folder(
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/demo/02_sessions.ipynb #0025f8c0
+# %% ../../nbs/demo/02_sessions.ipynb #91cb9be9
 @dataclass(eq=False)
 class Session:
     "One page that is open, and the CT that it looks at."
@@ -83,7 +83,7 @@ class Session:
     upload: Path | None = None  # what came last, not yet opened
     closed: bool = False
 
-    def take(self, name: str, ct: Path, reference: str = "", **header: Any) -> None:
+    def take(self, name: str, ct: Path | None, reference: str = "", **header: Any) -> None:
         "Look at another CT, and forget the one before."
         self.number += 1
         self.name, self.ct, self.reference = name, ct, reference
@@ -93,7 +93,9 @@ class Session:
 
     def new_folder(self) -> Path:
         "An empty folder in the session's own, for the next CT; what was there before goes."
-        for old in self.folder.iterdir(): remove_folder(old)
+        for old in self.folder.iterdir():
+            if old.is_dir(): remove_folder(old)
+            else: old.unlink()
         folder = self.folder / secrets.token_hex(4)
         folder.mkdir()
         return folder

@@ -7,8 +7,9 @@ __all__ = ['ROOMS', 'app']
 
 # %% ../nbs/05_cli.ipynb #8ef53cd0
 from .commands import app as shared
-from .commands import corpus, cache, train, evaluate, ask, cases, weights, run, doctor, demo
+from .commands import corpus, cache, train, evaluate, score, ask, cases, weights, run, doctor
+from .commands import demo
 
 # %% ../nbs/05_cli.ipynb #e187f2d9
-ROOMS = (corpus, cache, train, evaluate, ask, cases, weights, run, doctor, demo)
+ROOMS = (corpus, cache, train, evaluate, score, ask, cases, weights, run, doctor, demo)
 app = shared.app

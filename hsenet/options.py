@@ -9,9 +9,9 @@ __all__ = ['Preset', 'Seed', 'Set', 'Cache', 'NewCache', 'Output', 'Workers', 'C
            'ShardsBase', 'Megabytes', 'Stage1', 'Stage2', 'OptionalStage1', 'OptionalStage2', 'ReportRun', 'Tasks',
            'Control', 'Trained', 'Learned', 'EveryReconstruction', 'Labeler', 'QuestionTask', 'VolumeEmbeddings',
            'ReportEmbeddings', 'Evaluations', 'Paired', 'Everything', 'CTFile', 'DicomSource', 'Model', 'Slope',
-           'Intercept', 'Spacing', 'Series', 'Volume', 'CTFiles', 'AsJson', 'Index', 'OptionalIndex', 'IndexOutput',
-           'HowMany', 'OfSplit', 'Released', 'Base', 'Encoder1', 'Encoder2', 'KeepNames', 'Force', 'Part',
-           'SliceEncoder', 'chosen_config', 'corpus_settings']
+           'Intercept', 'Spacing', 'Series', 'Volume', 'CTFiles', 'AtTemperature', 'DrawSeed', 'AsJson', 'Index',
+           'OptionalIndex', 'IndexOutput', 'HowMany', 'OfSplit', 'Released', 'Base', 'Encoder1', 'Encoder2',
+           'KeepNames', 'Force', 'Part', 'SliceEncoder', 'chosen_config', 'corpus_settings']
 
 # %% ../nbs/04_options.ipynb #8e05f1a9
 from pathlib import Path
@@ -281,7 +281,10 @@ DicomSource = Annotated[
     Path,
     Argument(help="Folder of DICOM files, of any depth; a .zip of one; or a file in it."),
 ]
-Model = Annotated[Path, Option("--model", "-m", help="Bundle, such as outputs/quickstart/model.")]
+Model = Annotated[
+    Path,
+    Option("--model", "-m", help="Bundle, such as outputs/quickstart/model; or owner/name (hub)."),
+]
 Slope = Annotated[Optional[float], Option(help="Rescale slope; counts instead of the header's.")]
 Intercept = Annotated[
     Optional[float],
@@ -306,8 +309,13 @@ Volume = Annotated[
 # %% ../nbs/04_options.ipynb #e3d43632
 CTFiles = Annotated[
     list[Path],
-    Argument(help="CTs: NIfTI files, or folders of DICOM series; one after the other."),
+    Argument(help="CTs: NIfTI files; folders of DICOM series, or zips of them."),
 ]
+AtTemperature = Annotated[
+    float,
+    Option("--temperature", min=0, help="0: always the likeliest word; else words are drawn."),
+]
+DrawSeed = Annotated[int, Option("--seed", help="Of the words that are drawn.")]
 AsJson = Annotated[bool, Option("--json", help="A line of JSON for each CT.")]
 Index = Annotated[
     Path,

@@ -35,8 +35,7 @@ def in_options(message: str) -> str:
     value = r"(r?'[^']*'|\([^)]*\)|[-\w.…]+)?"
     words = re.sub(r"(?<![\w./-])columns=\{'(\w+)': …\}", r"--column \1=…", message)
     words = re.sub(rf"(?<![\w./-])({_ARGUMENTS})={value}", as_option, words)
-    words = words.replace("--series 'auto'", "--series auto").replace("--labels", "--label")
-    return words.replace("run preprocessing with cache=", "run hsenet preprocess CORPUS ")
+    return words.replace("--series 'auto'", "--series auto").replace("--labels", "--label")
 
 # %% ../../nbs/commands/00_app.ipynb #4b3e0e8b
 class Commands(TyperGroup):

@@ -13,9 +13,9 @@ from typing import Annotated, Optional
 from typer import Argument, Option
 
 from .app import app, say, say_json
-from .ask import for_each, open_bundle, print_json, say_disclaimer
+from .ask import ct_header, for_each, open_bundle, print_json, say_disclaimer
 from ..options import AsJson, Cache, CTFile, CTFiles, HowMany, Index, IndexOutput, Intercept
-from ..options import Model, OfSplit, OptionalIndex, Output, Series, Slope, Spacing
+from ..options import Model, OfSplit, OptionalIndex, Output, Series, Slope, Spacing, Volume
 
 # %% ../../nbs/commands/08_cases.ipynb #788f78cc
 @app.command("index")
@@ -47,12 +47,16 @@ def similar(
     index: Index,
     k: HowMany = 5,
     split: OfSplit = None,
+    slope: Slope = None,
+    intercept: Intercept = None,
+    spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
     as_json: AsJson = False,
 ):
     "The cases of an index that are most like a CT, with their reports."
     bundle = open_bundle(model)
-    header = {"series": series}
+    header = ct_header(slope, intercept, spacing, series, volume)
 
     def find(ct: Path) -> None:
         cases = bundle.similar(ct, index, split, k, **header)
@@ -93,11 +97,12 @@ def findings(
     intercept: Intercept = None,
     spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
     as_json: AsJson = False,
 ):
     "How probable each finding is in a CT, by the CLIP alone."
     bundle = open_bundle(model)
-    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}
+    header = ct_header(slope, intercept, spacing, series, volume)
 
     def find(ct: Path) -> None:
         found = bundle.findings(ct, index, **header)
@@ -128,9 +133,10 @@ def explain(
     intercept: Intercept = None,
     spacing: Spacing = None,
     series: Series = None,
+    volume: Volume = None,
 ):
     "Maps of where the models looked, as NIfTI in the CT's own space."
-    header = {"slope": slope, "intercept": intercept, "spacing": spacing, "series": series}
+    header = ct_header(slope, intercept, spacing, series, volume)
     maps = open_bundle(model).explain(ct, word, finding, output, **header)
     for name in maps: say(output / f"{name}.nii.gz")
     say_disclaimer()

@@ -41,6 +41,7 @@ COLUMNS = {  # of the table: key of a row → heading, format
     "batch": ("batch", "d"),
     "samples_per_second": ("samples/s", ".1f"),
     "cases_per_second": ("samples/s", ".1f"),
+    "pictures_per_second": ("samples/s", ".1f"),
     "tokens_per_second": ("tokens/s", ",.0f"),
     "ms_per_token": ("ms per token", ".1f"),
     "mfu": ("MFU", ".1%"),

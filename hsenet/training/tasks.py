@@ -7,7 +7,6 @@ __all__ = ['CLIPTask', 'VLMTask']
 
 # %% ../../nbs/training/13_tasks.ipynb #6e35d02d
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -76,11 +75,15 @@ class CLIPTask(Task):
         return clip_flops(self.model, tokens, batch["slice_features"].shape[1])
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Iterator[dict]) -> dict[str, float]:
+    def evaluate_batch(self, model: nn.Module, batch: dict) -> dict[str, Tensor]:
+        "Features of both sides."
+        output = model(**self.inputs(batch))
+        return {side: output[f"{side}_features"].float().cpu() for side in ("image", "text")}
+
+    def summarise(self, parts: list[dict]) -> dict[str, float]:
         "R@10 over the tuning split, mean of both directions."
-        outputs = [model(**self.inputs(batch)) for batch in batches]
-        images = torch.cat([output["image_features"].float() for output in outputs])
-        texts = torch.cat([output["text_features"].float() for output in outputs])
+        images = torch.cat([part["image"] for part in parts])
+        texts = torch.cat([part["text"] for part in parts])
         to_text = recall_at_k(images, texts, [10])[10]
         to_image = recall_at_k(texts, images, [10])[10]
         return {"recall_at_10": (to_text + to_image) / 2}

@@ -49,6 +49,7 @@ RUNS = [  # each goes on from the ones before it
     "evaluate_zero_shot",
     "evaluate_mrg",
     "evaluate_vqa",
+    "claims",
 ]
 
 
@@ -168,6 +169,8 @@ def run_parameters(name: str) -> dict:
         "vqa": MINI / "vqa",
         "output": OUTPUTS.get(name, MINI / "evaluation" / name),
         "model": MODELS.get(name),
+        "seeds": "[1]",
+        "rows": "[slices]",
     }
     known = declared(NBS / f"runs/{name}.ipynb")
     return {key: str(value) for key, value in values.items() if key in known}

@@ -65,8 +65,8 @@ demo: $(READY)  ## after quickstart: a web page for its model, http://127.0.0.1:
 docs: $(READY)  ## the site, offline: outputs/docs/index.html; writes README.md from nbs/index.ipynb
 	@$(BIN)/python tools/docs.py
 
-lab: $(READY)  ## JupyterLab on the notebooks
-	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(NB),nbs/$(NB).ipynb,nbs/index.ipynb)
+lab: $(READY)  ## JupyterLab; opens a page that lists the tutorials; NB=models/02_vit for another notebook
+	@PYTHONSTARTUP=$(CURDIR)/tools/lab_startup.py $(BIN)/jupyter lab --notebook-dir=. $(if $(filter 0,$(shell id -u)),--allow-root) $(if $(NB),nbs/$(NB).ipynb,nbs/tutorials/00_start.ipynb)
 
 clean-notebooks: $(READY)  ## strip notebooks of what should not be committed, export the modules anew
 	@$(BIN)/nbdev_clean && $(BIN)/python tools/docs_checks.py --tidy && $(BIN)/nbdev_export

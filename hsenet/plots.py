@@ -82,7 +82,7 @@ def window_limits(
 ) -> tuple[float, float]:
     "The values that are black and white. None: lung for HU, 0–1 for encoder input."
     if window is None:
-        is_input = volume.min() >= 0 and volume.max() <= 1
+        is_input = volume.min() > -0.01 and volume.max() < 1.01  # resampling leaves -1e-7
         window = (0.0, 1.0) if is_input else "lung"
     if isinstance(window, str):
         if window not in WINDOWS:

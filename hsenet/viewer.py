@@ -65,7 +65,7 @@ def _mark(picture: Image.Image, plane: str, shares: tuple[float, float]) -> None
     pen.line([(column, row + gap), (column, height)], fill=CROSS)
     places = ((9, height / 2), (width - 9, height / 2), (width / 2, 9), (width / 2, height - 9))
     for letter, place in zip(PLANES[plane], places):
-        pen.text(place, letter, fill=LETTERS, anchor="mm", stroke_width=1, stroke_fill="black")
+        pen.text(place, letter, LETTERS, anchor="mm", font_size=13, stroke_width=1, stroke_fill=0)
 
 # %% ../nbs/02_viewer.ipynb #afef2a92
 def _colours(values: np.ndarray) -> np.ndarray:

@@ -36,6 +36,11 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
     "How to": [
         "how_to/own_ct",
         "tutorials/ct_rate_to_cache",
+        "how_to/bimcv_r",
+        "how_to/radgenome",
+        "how_to/train_one_gpu",
+        "how_to/train_*",
+        "how_to/evaluate",
         "how_to/*",
     ],
     "Explanation": [
@@ -89,6 +94,14 @@ ROOMS = {  # room of the house → what it holds, and its notebooks; house/<room
     "runs": (
         "each step of the quickstart as a notebook with parameters, for papermill, `hsenet run` or `python tools/run.py`",
         ["runs/preprocess", "runs/pretrain_*", "runs/finetune_*", "runs/evaluate_*", "runs/*"]),
+}
+TITLES = {  # pages that the sidebar calls otherwise than they call themselves
+    "runs/quickstart": "Quickstart, executed",
+    "reference/quickstart_numbers": "Its numbers",
+    "tutorials/ct_rate_to_cache": "CT-RATE",
+    "tutorials/what_the_numbers_mean": "Protocols: what the numbers mean",
+    "tutorials/what_is_promised": "What is promised",
+    "house/index": "The house: every part in a notebook",
 }
 DOCUMENTS = {"CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "CITATION.cff": "citation"}
 MINI_NOTE = (
@@ -302,9 +315,14 @@ def once(outputs: list[dict], displayed: bool) -> list[dict]:
 NOISE = re.compile(r"\d+%\||\[\d+:\d+.*/s\]|s/it\]|IProgress not found")  # progress bars, and warnings about them
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # no kernel moves it here, and its script would come from elsewhere
+
+
 def tidy(output: dict) -> dict | None:
-    "An output without terminal colours and progress bars; None where nothing is left."
-    if output["output_type"] != "stream": return output
+    "An output without widgets, terminal colours and progress bars; None where nothing is left."
+    if output["output_type"] != "stream":
+        data = {kind: each for kind, each in output.get("data", {}).items() if kind != WIDGET}
+        return output | {"data": data} if "data" in output else output
     text = ANSI.sub("", "".join(output["text"]))
     lines = [line.split("\r")[-1] for line in text.split("\n")]
     text = "\n".join(line for line in lines if not NOISE.search(line)).strip("\n")
@@ -500,7 +518,7 @@ def toctrees(known: list[str]) -> str:
     "Hidden tables of contents, which make the site's own sidebar."
     trees = []
     for caption, chosen in sections(known).items():
-        trees.append(docs_made.toctree([name for name in chosen if name != "index"], caption))
+        trees.append(docs_made.toctree([name for name in chosen if name != "index"], caption, TITLES))
     return "\n".join(trees)
 
 
@@ -523,6 +541,7 @@ def write_source() -> None:
     shutil.rmtree(BUILD, ignore_errors=True)
     (SOURCE / "api").mkdir(parents=True)
     (SOURCE / "_static").mkdir()
+    (SOURCE / "extra").mkdir()
     names = Names()
     known = pages()
     apis = modules()
@@ -536,6 +555,8 @@ def write_source() -> None:
         _write(SOURCE / f"{name}.md", text)
     for picture in [*NBS.rglob("*.svg"), *NBS.rglob("*.png")]:
         _copy(picture, SOURCE / picture.relative_to(NBS))
+    for picture in NBS.glob("images/landing*"):  # named in HTML, where Sphinx doesn't look
+        _copy(picture, SOURCE / "extra" / picture.relative_to(NBS))
     _copy(ROOT / "tools/docs/conf.py", SOURCE / "conf.py")
     _copy(ROOT / "tools/docs/custom.css", SOURCE / "_static/custom.css")
     _copy(mathjax(), SOURCE / "_static/mathjax/tex-svg.js")

@@ -251,7 +251,7 @@ def site_problems(site: Path) -> list[str]:
     for path, text in texts.items():
         name = path.relative_to(site)
         out += [f"{name}: {found}" for found in sorted(set(machine_paths(re.sub(r"<[^>]+>", " ", text))))]
-        for link in sorted(set(re.findall(r'\b(?:href|src)="([^"]+)"', text))):
+        for link in sorted(set(re.findall(r'\b(?:href|src|srcset)="([^"]+)"', text))):
             if not _leads_somewhere(html.unescape(link), path, anchors): out.append(f"{name}: {link} leads nowhere")
     return out
 

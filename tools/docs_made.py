@@ -40,10 +40,14 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([row(*head), row(*["---"] * len(head)), *(row(*cells) for cells in rows)])
 
 
-def toctree(pages: list[str], caption: str = "") -> str:
-    "A table of contents that isn't shown in the page, only in the sidebar."
+def toctree(pages: list[str], caption: str = "", titles: dict[str, str] | None = None) -> str:
+    "A table of contents that isn't shown in the page, only in the sidebar; `titles` stand for a page's own."
     options = [":hidden:"] + ([f":caption: {caption}"] if caption else [])
-    return "\n".join(["```{toctree}", *options, "", *(f"/{name}" for name in pages), "```", ""])
+    lines = []
+    for name in pages:
+        title = (titles or {}).get(name)
+        lines.append(f"{title} </{name}>" if title else f"/{name}")
+    return "\n".join(["```{toctree}", *options, "", *lines, "```", ""])
 
 
 def house(rooms: dict[str, tuple[str, list[str]]]) -> dict[str, str]:

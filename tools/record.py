@@ -128,7 +128,7 @@ def main():
     result = {"rows": rows(runs), "findings": findings(runs[0]), "about": about(runs[0])}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {RESULT.relative_to(ROOT)}; now execute nbs/index.ipynb (exec_nb) and `make docs`")
+    print(f"wrote {RESULT.relative_to(ROOT)}; now execute nbs/index.ipynb and nbs/reference/quickstart_numbers.ipynb (exec_nb), then `make docs`")
 
 
 if __name__ == "__main__":

@@ -345,20 +345,22 @@ def check_readme() -> bool:
         if path.is_file() and path.read_text(encoding="utf-8") == text: continue
         fresh = False
         print(f"{path.relative_to(ROOT)} is not what the notebooks give; run `make docs`, or `python tools/docs.py --readme`")
-    index = read(NBS / "index.ipynb")
-    scope = {}
-    shown = []
-    os.chdir(NBS)
-    for cell in index["cells"]:
-        if cell["cell_type"] != "code": continue
-        exec(directives(cell["source"])[1], scope)
-        shown += rich(cell["outputs"], "text/markdown")
-    if scope["table"] not in shown:
-        fresh = False
-        print("nbs/index.ipynb shows other results than nbs/results/quickstart.json holds; execute it, then `make docs`")
+    for name in SHOWING_RESULTS:
+        page = read(NBS / f"{name}.ipynb")
+        scope = {}
+        shown = []
+        os.chdir((NBS / name).parent)
+        for cell in page["cells"]:
+            if cell["cell_type"] != "code": continue
+            exec(directives(cell["source"])[1], scope)
+            shown += rich(cell["outputs"], "text/markdown")
+        if scope["table"] not in shown:
+            fresh = False
+            print(f"nbs/{name}.ipynb shows other results than nbs/results/quickstart.json holds; execute it, then `make docs`")
     return fresh
 
 
+SHOWING_RESULTS = ("index", "reference/quickstart_numbers")  # notebooks with a `table` of recorded numbers
 IN_SYNC = {"modules": check_modules, "clean": check_clean, "readme": check_readme}
 
 

@@ -112,6 +112,32 @@ def test_links_between_notebooks_lead_somewhere():
     assert not broken, "no notebook there: " + ", ".join(broken)
 
 
+def test_pictures_that_pages_name_are_there_and_small():
+    named = re.compile(r'!\[[^]]*\]\(([^)]+)\)|\b(?:src|srcset)="([^"]+)"')
+    broken = []
+    for path in shown_notebooks():
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] != "markdown": continue
+            for pair in named.findall("".join(cell["source"])):
+                name = "".join(pair)
+                if name.startswith(("http", "attachment:", "data:")): continue
+                picture = path.parent / name
+                if not picture.is_file(): broken.append(f"{path.relative_to(ROOT)}: no {name}")
+                elif picture.stat().st_size > 200_000: broken.append(f"{name} has more than 200 kB")
+    assert not broken, "\n".join(broken)
+
+
+def test_front_page_shows_the_first_case_with_enough_findings():
+    from landing import COLOURS, chosen_case, marked
+    def record(split, *present):
+        return {"split": split, "labels": {name: int(name in present) for name in "abcde"}}
+    records = [record("train", *"abcd"), record("validation", *"ab"), record("validation", *"abc"), record("validation", *"abcde")]
+    assert chosen_case(records) is records[2]
+    words = marked("The heart is large. No nodule.", "The heart is normal. No nodule.", "added")
+    different = [word for word, colour in words if colour == COLOURS["added"]]
+    assert different == ["large"] or different == ["large."], words
+
+
 def test_run_notebooks_are_kept_without_outputs():
     for path in (ROOT / "nbs/runs").glob("*.ipynb"):
         assert not outputs_of(path), f"{path.name}: clear its outputs"
@@ -121,7 +147,8 @@ def test_stored_outputs_are_small():
     pictures = {}
     for path in shown_notebooks():
         for i, output in enumerate(outputs_of(path)):
-            picture = "".join(output.get("data", {}).get("image/png", ""))
+            data = output.get("data", {})
+            picture = "".join(data.get("image/png", data.get("image/jpeg", "")))
             if picture: pictures[f"{path.name} #{i}"] = len(picture) * 3 // 4
     large = {name: size for name, size in pictures.items() if size >= 200_000}
     total = sum(path.stat().st_size for path in shown_notebooks())
@@ -294,6 +321,26 @@ def test_docs_obey_directives():
     assert code(exported)["metadata"]["tags"] == ["exported"], code(exported)
     assert only_imports("import os\nfrom a import b")
     assert not only_imports("import os\nx = 1")
+
+
+def test_widgets_stand_still_in_the_docs():
+    from docs import WIDGET, tidy
+    shown = {"image/jpeg": "abc", "text/plain": "three planes"}
+    viewer = {"output_type": "execute_result", "data": shown | {WIDGET: {"model_id": "1"}}, "metadata": {}}
+    assert tidy(viewer)["data"] == shown, "a page shows the picture, and asks nobody for a widget's script"
+    for path in shown_notebooks():
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        assert "widgets" not in notebook["metadata"], f"{path}: it holds the state of widgets"
+        alive = [output for output in outputs_of(path) if WIDGET in output.get("data", {})]
+        assert not alive, f"{path}: it holds a widget that no kernel moves; clear that output, or run the cell without a kernel"
+
+
+def test_make_lab_opens_the_start_page():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command = makefile.split("\nlab: ")[1].split("\n\n")[0]
+    opened = re.search(r"(nbs/tutorials/\S+\.ipynb)", command)
+    assert opened, command
+    assert (ROOT / opened[1]).is_file(), f"{opened[1]} isn't there"
 
 
 def test_docs_show_each_figure_once():

@@ -87,9 +87,14 @@ class Given:
         return cls(*said, from_table=True)
 
     def number(self, name: str) -> float | None:
-        "`slope` or `intercept`; None where nothing, or no number, is said."
+        "`slope` or `intercept`; None where nothing is said. Raises `VolumeError`."
         value = getattr(self, name)
-        if value is None or not np.isfinite(value): return None
+        if value is None or self.from_table and not np.isfinite(value): return None
+        if not np.isfinite(value) or name == "slope" and value == 0:
+            raise VolumeError(
+                f"{name}={value:g} gives no HU: expected the scanner's rescale {name}, such as "
+                f"{1 if name == 'slope' else -1024}"
+            )
         return float(value)
 
     @property

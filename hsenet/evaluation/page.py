@@ -4,23 +4,25 @@
 
 # %% auto #0
 __all__ = ['EVALUATION', 'ReportError', 'read_run', 'first_run', 'shown', 'markdown_row', 'detail_tables', 'by_reason',
-           'best_and_worst', 'reference_of', 'image_address', 'shown_cases', 'write_report', 'write_pages']
+           'best_and_worst', 'reference_of', 'image_address', 'shown_cases', 'visible', 'write_report', 'write_pages']
 
 # %% ../../nbs/evaluation/06_page.ipynb #08025b0a
 import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template, UndefinedError
+from markupsafe import Markup
 
 from ..cache.datasets import CLIPDataset
 from .predictions import AGAIN, check_numbers
 from .side_by_side import show_report
 from ..files import PlainError, blamed, check_fields, read_json, read_lines, write_text
-from ..messages import as_markdown
+from ..messages import as_markdown, printable
 from ..metrics.words import rouge
 from ..plots import show_ct
 
@@ -179,6 +181,13 @@ def shown_cases(
             cases[which].append({"picture": picture, "texts": texts})
     return cases
 
+# %% ../../nbs/evaluation/06_page.ipynb #a5ad1ba7
+def visible(value: Any) -> Any:
+    "What stands for a value in a page: a text with its invisible characters as `\\u202e`."
+    if not isinstance(value, str) or value.isprintable(): return value
+    text = printable(value, most=len(value), lines=True)
+    return Markup(text) if isinstance(value, Markup) else text
+
 # %% ../../nbs/evaluation/06_page.ipynb #82b661ea
 def _template() -> Template:
     "`page.html`, which escapes what is put into it and refuses names that it isn't given."
@@ -187,6 +196,7 @@ def _template() -> Template:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        finalize=visible,
     )
     pages.filters["shown"] = shown
     return pages.get_template("page.html")

@@ -22,7 +22,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization 
 from transformers.configuration_utils import PretrainedConfig
 
 from ..config import Config
-from .stem import STEMS, ConvStem
 
 # %% ../../nbs/models/02_vit.ipynb #a3b205b9
 class ViT3DConfig(PretrainedConfig):
@@ -41,8 +40,6 @@ class ViT3DConfig(PretrainedConfig):
         in_channels: int = 1,
         mean: float = 0.0, # of the input, taken off before the patch embedding (the release: 0)
         std: float = 1.0, # of the input, divided by
-        stem: str = "linear", # what embeds a patch (the paper), or `convolutions`
-        stem_width: int = 32, # channels of the first convolution
         **kwargs,
     ):
         self.image_size = list(image_size)
@@ -55,8 +52,6 @@ class ViT3DConfig(PretrainedConfig):
         self.in_channels = in_channels
         self.mean = mean
         self.std = std
-        self.stem = stem
-        self.stem_width = stem_width
         _check_sizes(self)
         super().__init__(**kwargs)
 
@@ -70,9 +65,7 @@ class ViT3DConfig(PretrainedConfig):
 
 # %% ../../nbs/models/02_vit.ipynb #0ea7cf8c
 def _check_sizes(config: ViT3DConfig):
-    "Patches fill the volume, heads fill the width, the stem is known. Raises `ValueError`."
-    if config.stem not in STEMS:
-        raise ValueError(f"stem: expected {' or '.join(STEMS)}, found {config.stem!r}")
+    "Patches fill the volume, heads fill the width. Raises `ValueError`."
     for axis, (size, patch) in enumerate(zip(config.image_size, config.patch_size, strict=True)):
         if size % patch:
             raise ValueError(
@@ -135,18 +128,13 @@ class PatchEmbed(nn.Module):
         self.grid = config.grid
         self.mean = config.mean
         self.std = config.std
-        self.stem = None
-        inputs = math.prod(config.patch_size) * config.in_channels
-        if config.stem == "convolutions":
-            self.stem = ConvStem(config.patch_size, config.in_channels, config.stem_width)
-            inputs = self.stem.out_features
-        self.proj = nn.Linear(inputs, config.hidden_size)
+        voxels = math.prod(config.patch_size) * config.in_channels
+        self.proj = nn.Linear(voxels, config.hidden_size)
         self.position = nn.Parameter(torch.zeros(1, config.num_patches, config.hidden_size))
 
     def forward(self, volume: Tensor) -> Tensor:
         self.check(volume)
-        volume = (volume - self.mean) / self.std
-        patches = self.stem(volume) if self.stem else patchify(volume, self.patch_size)
+        patches = patchify((volume - self.mean) / self.std, self.patch_size)
         return self.proj(patches) + self.position
 
     def check(self, volume: Tensor):
@@ -243,14 +231,11 @@ def init_module(module: nn.Module):
         score = module.out_features == 1  # one output is a score: alike for all at first
         _normal(module.weight, 0.02 if score else module.in_features**-0.5)
         if module.bias is not None: init.zeros_(module.bias)
-    elif isinstance(module, (nn.LayerNorm, nn.GroupNorm)):
+    elif isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
         init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv3d):
-        _normal(module.weight, (2 / module.weight[0].numel()) ** 0.5)  # He et al. 2015
-        init.zeros_(module.bias)
     elif isinstance(module, PatchEmbed):
-        if module.stem is None: _normal(module.proj.weight, 0.02)
+        _normal(module.proj.weight, 0.02)
         init.copy_(module.position, waves(module.grid, module.position.shape[-1]))
     elif isinstance(module, ViT3D):
         init.zeros_(module.cls_token)
@@ -433,8 +418,6 @@ def vit_config(
         dropout=encoder.dropout,
         mean=encoder.input_mean if mean is None else mean,
         std=encoder.input_std if std is None else std,
-        stem=encoder.stem,
-        stem_width=encoder.stem_width,
     )
     if not guided: return ViT3DConfig(**sizes)
     return GuidedViT3DConfig(slice_dim=config.slices.dim, guide=config.clip.guide, **sizes)

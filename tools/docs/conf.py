@@ -10,7 +10,7 @@ project, author, copyright = "hsenet", "hsenet contributors", "2026 onwards, hse
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 smartquotes_action = "qe"  # leave `--option` alone
 html_theme, html_title = "furo", "hsenet"
-html_static_path, html_css_files = ["_static"], ["custom.css"]
+html_static_path, html_css_files, html_extra_path = ["_static"], ["custom.css"], ["extra"]
 html_show_sphinx, html_copy_source, html_show_sourcelink = False, False, False
 html_theme_options = {"navigation_with_keys": True}
 suppress_warnings = ["misc.highlighting_failure"]  # code with "…" in it
@@ -66,6 +66,12 @@ def skip(app, what, name, obj, skipped, options) -> bool | None:
     return None if isinstance(obj, (property, cached_property)) or (callable(obj) and not inspect.isclass(obj)) else True
 
 
+def widen_front_page(app, env) -> None:
+    "The front page has no list of its own headings."
+    env.metadata["index"]["hide-toc"] = True
+
+
 def setup(app):
+    app.connect("env-updated", widen_front_page)
     app.connect("autodoc-process-docstring", process)
     app.connect("autodoc-skip-member", skip)

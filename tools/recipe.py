@@ -1,0 +1,579 @@
+"""What makes a small 3D ViT learn, with labels, what a small CNN learns? One variant is one row of `VARIANTS`.
+
+    python tools/recipe.py cases                     make the phantoms (about 10 minutes on two cores), once
+    python tools/recipe.py train VARIANT [--seed N]  train one variant; adds a row to nbs/results/recipe.json
+    python tools/recipe.py list                      what each variant changes
+"""
+import argparse
+import json
+import os
+import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "nbs/results/recipe.json"
+CASES = ROOT / "data/recipe"
+TRAINING, HELD_OUT = 3000, 400
+
+
+@dataclass(frozen=True)
+class Settings:
+    "One training: everything that a variant may change."
+    model: str = "vit"  # or `cnn`: the network of `hsenet.evaluation.ceiling`
+    pool: tuple = (2, 2, 2)  # voxels averaged along (z, x, y), from 32 × 128 × 128
+    window: tuple = ()  # HU; empty: -1000 to 200. Otherwise the voxels are those of preset `cpu`, rendered at its size
+    patch: tuple = (4, 8, 8)
+    stem: str = "patch"  # one linear projection; or convolutions: `batch`, `group`, `channel`, `bare` (their normalisation)
+    stem_width: int = 32
+    stem_layers: int = 2  # convolutions of stride 2, where that divides
+    stem_deep: bool = False  # one more before them, without stride
+    normalise: str = "corpus"  # corpus: (x - .33) / .38; none; patch: each patch by its own mean and deviation
+    embed_norm: bool = False  # LayerNorm between projection and positions
+    projection: float = 0.02  # deviation of the patch projection's weights
+    smooth: tuple = (1, 1, 1)  # the patch projection starts constant over such boxes of voxels
+    positions: float = 1.0  # amplitude of the position embeddings
+    pooling: str = "cls"  # or mean, max, max-mean, attention
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    mlp: int = 256
+    lr: float = 1e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    batch_size: int = 32
+    epochs: int = 4
+    cases: int = TRAINING
+    move: int = 0  # voxels: each training volume is moved by up to so many along each axis
+    pretrain: int = 0  # epochs of masked-volume pretraining before
+
+
+STEM = dict(stem="batch", positions=0.1, pooling="max-mean")
+THREE = STEM | dict(stem_layers=3, stem_width=24)
+FINE = {  # 16 × 64 × 64 voxels, patches of 4 × 8 × 8: 256 of them
+    "cnn": ("three convolutions, maximum and mean pooling: what there is to learn", dict(model="cnn")),
+    "vit": ("the ViT as it is: linear patches, positions of amplitude 1, CLS", {}),
+    "smooth": ("filters constant over 2 × 4 × 4 voxels at the start", dict(smooth=(2, 4, 4))),
+    "max-mean": ("maximum and mean of the patch tokens", dict(pooling="max-mean")),
+    "stem": ("stem of two convolutions, CLS", dict(stem="batch")),
+    "stem-max-mean": ("stem of two convolutions, maximum and mean", dict(stem="batch", pooling="max-mean")),
+    "stem-weak-max-mean": ("stem of two convolutions, positions × 0.1, maximum and mean", STEM),
+}
+COARSE = {  # 16 × 64 × 64 voxels, patches of 4 × 16 × 16: 64 of them
+    "vit": ("the ViT as it is, large patches", {}),
+    "raw-input": ("no normalisation of the input (as released)", dict(normalise="none")),
+    "patch-norm": ("each patch normalised by itself", dict(normalise="patch")),
+    "embed-norm": ("LayerNorm after the patch projection", dict(embed_norm=True)),
+    "strong-patches": ("patch projection five times as strong", dict(projection=0.1)),
+    "smooth": ("filters constant over 2 × 4 × 4 voxels at the start", dict(smooth=(2, 4, 4))),
+    "weak-positions": ("positions × 0.1", dict(positions=0.1)),
+    "mean": ("mean of the patch tokens", dict(pooling="mean")),
+    "max-mean": ("maximum and mean of the patch tokens", dict(pooling="max-mean")),
+    "attention": ("attention pooling", dict(pooling="attention")),
+    "weak-max-mean": ("positions × 0.1, maximum and mean", dict(positions=0.1, pooling="max-mean")),
+    "slow": ("learning rate 3e-4", dict(lr=3e-4)),
+    "fast": ("learning rate 3e-3", dict(lr=3e-3)),
+    "long-warmup": ("warm-up over a quarter of the steps", dict(warmup=0.25)),
+    "moved": ("each batch moved by up to 2 voxels", dict(move=2)),
+    "masked": ("four epochs of masked-volume pretraining first", dict(pretrain=4)),
+    "thick": ("patches of 8 × 16 × 16: 32 of them", dict(patch=(8, 16, 16))),
+    "long": ("twelve epochs", dict(epochs=12)),
+    "long-moved": ("twelve epochs, each batch moved by up to 2 voxels", dict(epochs=12, move=2)),
+    "wide": ("patches of 4 × 32 × 32: 16 of them", dict(patch=(4, 32, 32))),
+    "three": ("stem of three convolutions, CLS", dict(stem="batch", stem_layers=3, stem_width=24)),
+    "three-max-mean": (
+        "stem of three convolutions, maximum and mean",
+        dict(stem="batch", stem_layers=3, stem_width=24, pooling="max-mean")),
+    "three-weak-max-mean": ("stem of three convolutions, positions × 0.1, maximum and mean", THREE),
+    "three-thick": ("the same, patches of 8 × 16 × 16", THREE | dict(patch=(8, 16, 16))),
+    "three-fast": ("the same with learning rate 3e-3", THREE | dict(lr=3e-3)),
+}
+SMALL = {  # 16 × 32 × 32 voxels, patches of 4 × 8 × 8: 64 of them
+    "cnn": ("three convolutions, maximum and mean pooling", dict(model="cnn")),
+    "vit": ("the ViT as it is", {}),
+    "stem": ("stem of two convolutions, CLS", dict(stem="batch")),
+    "stem-weak-max-mean": ("stem of two convolutions, positions × 0.1, maximum and mean", STEM),
+    "stem-channel-weak-max-mean": (
+        "the same, normalised per volume and channel", STEM | dict(stem="channel")),
+    "stem-deep-group-weak-max-mean": (
+        "a third convolution without stride before, normalised per volume",
+        STEM | dict(stem="group", stem_deep=True, stem_width=24)),
+    "three": ("stem of three convolutions, positions × 0.1, maximum and mean", THREE),
+}
+WINDOW = {  # 16 × 64 × 64 voxels as preset `cpu` has them, patches of 4 × 16 × 16
+    "200": ("window to 200 HU (the paper's), eight epochs", dict(window=(-1000, 200))),
+    "1000": ("window to 1000 HU: bone, calcium and metal differ from soft tissue", dict(window=(-1000, 1000))),
+}
+FULL = {  # 32 × 128 × 128 voxels, as `gpu`
+    "vit": ("patches of 4 × 16 × 16: 512 of them", dict(patch=(4, 16, 16))),
+    "coarse": ("patches of 8 × 32 × 32: 64 of them", dict(patch=(8, 32, 32))),
+}
+VARIANTS = dict(FINE)
+VARIANTS |= {
+    f"window-{name}": (what, dict(patch=(4, 16, 16), epochs=8) | change) for name, (what, change) in WINDOW.items()}
+VARIANTS |= {f"full-{name}": (what, dict(pool=(1, 1, 1)) | change) for name, (what, change) in FULL.items()}
+VARIANTS |= {f"coarse-{name}": (what, dict(patch=(4, 16, 16)) | change) for name, (what, change) in COARSE.items()}
+VARIANTS |= {f"small-{name}": (what, dict(pool=(2, 4, 4), epochs=6) | change) for name, (what, change) in SMALL.items()}
+
+
+# the phantoms
+
+def _case(name: str) -> tuple[np.ndarray, np.ndarray, list[bool]]:
+    "A `clear` phantom as `gpu` sees it (uint8), at the size of `cpu` (HU), and which findings it has."
+    from hsenet.config import preset
+    from hsenet.ct.resample import encoder_volume
+    from hsenet.ct.volume import CT
+    from hsenet.phantoms.findings import FINDINGS, draw
+    from hsenet.phantoms.render import acquire, render
+
+    phantom = draw(name, "clear", 42)
+
+    def seen(size: str, window: tuple) -> np.ndarray:
+        config = preset(size)
+        acquisition = acquire(phantom, config.phantom.shape, 1, 42)
+        hu = np.rint(render(phantom, acquisition)).astype(np.int16)
+        ct = CT(np.ascontiguousarray(hu), acquisition.spacing, {})
+        return encoder_volume(ct, config.volume.size, config.volume.spacing, window)[0]
+
+    volume = np.rint(seen("gpu", (-1000, 200)) * 255).astype(np.uint8)
+    hu = np.rint(seen("cpu", (-1000, 3000)) * 4000 - 1000).astype(np.int16)
+    return volume, hu, [phantom.get(label) is not None for label in FINDINGS]
+
+
+def make_cases(processes: int) -> None:
+    "Volumes and labels of all cases, training first, as two arrays."
+    names = [f"train_{i}_a" for i in range(1, TRAINING + 1)]
+    names += [f"valid_{i}_a" for i in range(1, HELD_OUT + 1)]
+    CASES.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(processes) as pool:
+        made = list(pool.map(_case, names, chunksize=8))
+    np.save(CASES / "labels.npy", np.array([labels for *_, labels in made]))
+    np.save(CASES / "volumes.npy", np.stack([volume for volume, *_ in made]))
+    np.save(CASES / "hu.npy", np.stack([hu for _, hu, _ in made]))
+    from hsenet.phantoms.findings import draw
+    from hsenet.phantoms.reports import write_report
+
+    reports = [write_report(draw(name, "clear", 42), 42) for name in names]
+    (CASES / "reports.json").write_text(json.dumps(reports))
+
+
+def pooled_volumes(pool: tuple) -> np.ndarray:
+    "Volumes (N, D, H, W), uint8, averaged over boxes of `pool` voxels; made once."
+    kept = CASES / f"volumes-{'x'.join(map(str, pool))}.npy"
+    if kept.is_file(): return np.load(kept)
+    volumes = np.load(CASES / "volumes.npy", mmap_mode="r")
+    if max(pool) == 1: return volumes
+    z, x, y = pool
+    parts = []
+    for volume in volumes:
+        D, H, W = volume.shape
+        boxes = volume.reshape(D // z, z, H // x, x, W // y, y)
+        parts.append(np.rint(boxes.mean((1, 3, 5), dtype=np.float32)).astype(np.uint8))
+    np.save(kept, np.stack(parts))
+    return np.load(kept)
+
+
+def windowed_volumes(window: tuple) -> Tensor:
+    "Volumes (N, 1, 16, 64, 64) as preset `cpu` renders them, in any window, with the usual mean and deviation."
+    low, high = window
+    hu = torch.from_numpy(np.load(CASES / "hu.npy").clip(low, high)).float()
+    hu = (hu - hu[:TRAINING].mean()) / hu[:TRAINING].std()
+    return (0.33 + 0.38 * hu).bfloat16()[:, None]
+
+
+def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
+    "Volumes (N, 1, D, H, W) in [0, 1], averaged over `settings.pool`, and labels (N, 18)."
+    labels = torch.tensor(np.load(CASES / "labels.npy")).float()
+    if settings.window: return windowed_volumes(settings.window), labels
+    volumes = torch.from_numpy(pooled_volumes(settings.pool))
+    return (volumes.bfloat16() / 255)[:, None], labels
+
+
+# the models
+
+class Stem(nn.Module):
+    "Small boxes, then two halving convolutions: a token (B, N, W) per patch, as the linear projection."
+
+    def __init__(self, settings: Settings):
+        super().__init__()
+        width, strides = settings.stem_width, []
+        self.box = list(settings.patch)
+        for _ in range(settings.stem_layers):
+            stride = [2 if size % 2 == 0 else 1 for size in self.box]
+            self.box = [size // s for size, s in zip(self.box, stride)]
+            strides.insert(0, stride)
+        if settings.stem_deep: strides.insert(0, [1, 1, 1])
+        channels = [int(np.prod(self.box))] + [width * 2**i for i in range(len(strides))]
+        layers = []
+        for inputs, outputs, stride in zip(channels, channels[1:], strides):
+            convolution = nn.Conv3d(inputs, outputs, 3, stride, 1)
+            layers += [convolution, self.norm(settings.stem, outputs), nn.GELU()]
+        self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last_3d)
+        self.proj = nn.Linear(channels[-1], settings.width)
+
+    @staticmethod
+    def norm(kind: str, width: int) -> nn.Module:
+        return {"batch": nn.BatchNorm3d(width), "group": nn.GroupNorm(1, width), "channel": nn.GroupNorm(width, width), "bare": nn.Identity()}[kind]
+
+    def forward(self, volume: Tensor) -> Tensor:
+        B, _, D, H, W = volume.shape
+        z, x, y = self.box
+        boxes = volume.reshape(B, D // z, z, H // x, x, W // y, y)
+        boxes = boxes.permute(0, 2, 4, 6, 1, 3, 5).reshape(B, -1, D // z, H // x, W // y)
+        seen = self.convolutions(boxes.contiguous(memory_format=torch.channels_last_3d))
+        return self.proj(seen.flatten(2).transpose(1, 2))
+
+
+class Classifier(nn.Module):
+    "The package's ViT with the variant's parts, and a linear layer for the labels."
+
+    def __init__(self, settings: Settings, size: tuple, labels: int):
+        super().__init__()
+        from hsenet.models.vit import ViT3D
+
+        self.settings = settings
+        self.vit = ViT3D(
+            image_size=size, patch_size=settings.patch, hidden_size=settings.width,
+            num_layers=settings.layers, num_heads=settings.heads, mlp_dim=settings.mlp)
+        embed = self.vit.patch_embed
+        embed.position.data *= settings.positions
+        nn.init.trunc_normal_(embed.proj.weight, std=settings.projection)
+        if max(settings.smooth) > 1: self.smooth(embed.proj.weight, settings)
+        self.stem = Stem(settings) if settings.stem != "patch" else None
+        self.norm = nn.LayerNorm(settings.width) if settings.embed_norm else nn.Identity()
+        self.query = nn.Parameter(torch.zeros(settings.heads, settings.width))
+        inputs = {"cls": 1, "mean": 1, "max": 1, "max-mean": 2, "attention": settings.heads}
+        self.tell = nn.Linear(inputs[settings.pooling] * settings.width, labels)
+
+    @staticmethod
+    @torch.no_grad()
+    def smooth(weight: Tensor, settings: Settings) -> None:
+        "Filters that are constant over boxes: fine grain, most of it noise, is averaged away at first."
+        coarse = weight.view(-1, *settings.patch)
+        for axis, step in enumerate(settings.smooth, start=1):
+            first = torch.arange(coarse.shape[axis]) // step * step
+            coarse = coarse.index_select(axis, first)
+        weight.copy_(coarse.reshape(weight.shape))
+
+    def embed(self, volume: Tensor) -> Tensor:
+        from hsenet.models.vit import patchify
+
+        if self.settings.normalise != "none": volume = (volume - 0.33) / 0.38
+        if self.stem is not None: return self.stem(volume)
+        patches = patchify(volume, self.settings.patch)
+        if self.settings.normalise == "patch":
+            patches = F.layer_norm(patches.float(), patches.shape[-1:])
+        return self.vit.patch_embed.proj(patches)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        cls, patches = tokens[:, 0], tokens[:, 1:]
+        pooling = self.settings.pooling
+        if pooling == "cls": return cls
+        if pooling == "mean": return patches.mean(1)
+        if pooling == "max": return patches.amax(1)
+        if pooling == "max-mean": return torch.cat([patches.amax(1), patches.mean(1)], 1)
+        weights = (self.query @ patches.transpose(1, 2)).softmax(-1)
+        return (weights @ patches).flatten(1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        patches = self.norm(self.embed(volume)) + self.vit.patch_embed.position
+        return self.tell(self.pool(self.vit.encode(patches)))
+
+
+class Masked(nn.Module):
+    "Masked-volume pretraining: half of the patches hidden, their voxels told from the rest."
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+        width = classifier.settings.width
+        self.hidden = nn.Parameter(torch.zeros(width))
+        self.voxels = nn.Linear(width, int(np.prod(classifier.settings.patch)))
+
+    def forward(self, volume: Tensor) -> Tensor:
+        from hsenet.models.vit import patchify
+
+        classifier = self.classifier
+        patches = classifier.norm(classifier.embed(volume))
+        mask = torch.rand(patches.shape[:2]) < 0.5
+        patches = torch.where(mask[..., None], self.hidden.to(patches.dtype), patches)
+        tokens = classifier.vit.encode(patches + classifier.vit.patch_embed.position)[:, 1:]
+        target = patchify((volume.float() - 0.33) / 0.38, classifier.settings.patch)
+        target = F.layer_norm(target, target.shape[-1:])
+        return F.mse_loss(self.voxels(tokens)[mask].float(), target[mask])
+
+
+# stage 1: reports instead of labels
+
+CLIP_BASE = {  # over `tiny`
+    "phantom.difficulty": "clear", "encoder.num_layers": 2, "encoder.mlp_dim": 256,
+    "text.vocab_size": 1000, "text.whiten": 64, "text.lr_scale": 0.1, "stage1.epochs": 5,
+}
+SMALL_VOLUME = {"volume.size": (16, 32, 32), "encoder.patch_size": (4, 8, 8)}
+STEM_MAX_MEAN = {"stem": True}  # no setting of the package: `put_stem`
+CLIP_VARIANTS = {
+    "clip": ("stage 1, 16 × 32 × 32 voxels, 64 linear patches, CLS", SMALL_VOLUME),
+    "clip-stem-weak-max-mean": (
+        "the same with stem, positions × 0.1, maximum and mean", SMALL_VOLUME | STEM_MAX_MEAN),
+    "clip-coarse": (
+        "16 × 64 × 64 voxels, 64 linear patches of 4 × 16 × 16, CLS, ten epochs", {"stage1.epochs": 10}),
+    "clip-coarse-stem": (
+        "the same with stem, positions × 0.1, maximum and mean", STEM_MAX_MEAN | {"stage1.epochs": 10}),
+    "clip-fine": (
+        "16 × 64 × 64 voxels, 256 linear patches of 4 × 8 × 8, CLS",
+        {"encoder.patch_size": (4, 8, 8)}),
+}
+
+
+class StemPatches(nn.Module):
+    "A stem and weak positions in place of a ViT's patch embedding."
+
+    def __init__(self, embed: nn.Module, width: int):
+        super().__init__()
+        self.mean, self.std = embed.mean, embed.std
+        self.stem = Stem(Settings(stem="batch", patch=embed.patch_size, width=width))
+        self.position = nn.Parameter(embed.position.detach() * 0.1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        return self.stem((volume - self.mean) / self.std) + self.position
+
+
+def put_stem(model: nn.Module) -> None:
+    "A CLIP with a convolutional stem, positions × 0.1, and maximum and mean instead of CLS."
+    width = model.vision.config.hidden_size
+    model.vision.patch_embed = StemPatches(model.vision.patch_embed, width)
+    model.vision_head = nn.Linear(2 * width, model.config.projection_dim)
+
+    def encode_volume(volume: Tensor, slice_features: Tensor | None = None) -> Tensor:
+        patches = model.vision(volume)[:, 1:]
+        pooled = torch.cat([patches.amax(1), patches.mean(1)], dim=1)
+        return F.normalize(model.vision_head(pooled), dim=-1)
+
+    model.encode_volume = encode_volume
+
+
+def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> dict:
+    "Stage 1 in memory: R@10 of the held-out cases and zero-shot AUROC per finding after each epoch."
+    from hsenet.cache.text import train_tokenizer
+    from hsenet.config import override, preset
+    from hsenet.evaluation.retrieval import phantom_prompts, zero_shot
+    from hsenet.metrics.retrieval import recall_at_k
+    from hsenet.models.clip import build_clip
+    from hsenet.phantoms.findings import FINDINGS
+    from hsenet.training.parts import lr_factor, parameter_groups
+    from hsenet.training.stages import whiten_text_head
+
+    settings = CLIP_BASE | changes
+    config = override(preset("tiny"), **{key: value for key, value in settings.items() if key != "stem"})
+    stage = config.stage1
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    pool = tuple([size // small for size, small in zip((32, 128, 128), config.volume.size)])
+    volumes, labels = load_cases(Settings(pool=pool))
+    reports = json.loads((CASES / "reports.json").read_text())
+    tokenizer = train_tokenizer(reports[:TRAINING], config.text.vocab_size, "bert", config.text.max_length)
+    encoded = tokenizer(reports, padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt")
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    model = build_clip(config, 1)
+    if settings.get("stem"): put_stem(model)
+    some = [{"input_ids": ids[i:i + 200], "attention_mask": mask[i:i + 200]} for i in range(0, min(2000, TRAINING), 200)]
+    whiten_text_head(model.eval(), iter(some), config.text.whiten)
+
+    share = config.text.lr_scale
+    groups = parameter_groups(
+        model, stage.weight_decay, stage.lr, lambda tensor: share if tensor.startswith("text") else 1.0)
+    optimizer = torch.optim.AdamW(groups)
+    batches = TRAINING // stage.batch_size
+    steps = int(stage.epochs * batches)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, stage.warmup))
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    curve = []
+
+    @torch.inference_mode()
+    def evaluate(epoch: int, loss: float) -> None:
+        model.eval()
+        images, texts = [], []
+        for first in range(TRAINING, len(volumes), 50):
+            part = slice(first, first + 50)
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                images.append(model.encode_volume(volumes[part].float()).float())
+            texts.append(model.encode_text(ids[part], mask[part]).float())
+        images, texts = torch.cat(images), torch.cat(texts)
+        scores = zero_shot(model, tokenizer, images.numpy(), list(FINDINGS), phantom_prompts)
+        truth = labels[TRAINING:].numpy()
+        aurocs = [round(float(roc_auc_score(truth[:, i], scores[:, i])), 3) for i in range(truth.shape[1])]
+        recalls = [float(recall_at_k(a, b, [10])[10]) for a, b in ((images, texts), (texts, images))]
+        curve.append({"epoch": epoch, "loss": round(loss, 4), "recall_at_10": recalls, "auroc": aurocs})
+        cpu = time.process_time() - begin_cpu
+        print(f"{name} {seed} | {epoch} loss {loss:.3f} R@10 {recalls[0]:.3f} {recalls[1]:.3f} mean {np.mean(aurocs):.3f} "
+              f"{' '.join(f'{s:.2f}' for s in aurocs)} | {cpu:.0f} s", flush=True)
+
+    for epoch in range(int(stage.epochs)):
+        model.train()
+        order = rng.permutation(TRAINING)
+        losses = []
+        for batch in range(batches):
+            cases = order[batch * stage.batch_size:(batch + 1) * stage.batch_size]
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                loss = model(volumes[cases].float(), ids[cases], mask[cases], return_loss=True).loss
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), stage.clip_norm)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        evaluate(epoch + 1, float(np.mean(losses)))
+        if epoch + 1 == stop_after: break
+    return {
+        "variant": name, "seed": seed, "settings": settings, "findings": list(FINDINGS), "curve": curve,
+        "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "parameters": sum([p.numel() for p in model.vision.parameters()]),
+    }
+
+
+def build(settings: Settings, size: tuple, labels: int) -> nn.Module:
+    from hsenet.evaluation.ceiling import VolumeClassifier
+
+    if settings.model == "vit": return Classifier(settings, size, labels)
+    return VolumeClassifier(labels).to(memory_format=torch.channels_last_3d)
+
+
+# training
+
+def moved(volumes: Tensor, voxels: int, rng: np.random.Generator) -> Tensor:
+    "The batch moved along each axis by up to so many voxels; what leaves comes in at the other side."
+    if not voxels: return volumes
+    by = rng.integers(-voxels, voxels + 1, 3).tolist()
+    by[0] //= 2
+    return volumes.roll(by, (2, 3, 4))
+
+
+def share_of_rate(step: int, steps: int, warmup: float) -> float:
+    rise = max(1, warmup * steps)
+    if step < rise: return (step + 1) / (rise + 1)
+    return 0.5 * (1 + np.cos(np.pi * (step - rise) / (steps - rise)))
+
+
+def optimise(network: nn.Module, parameters: list, settings: Settings, epochs: int, loss_of, rng, after) -> None:
+    "AdamW over some epochs; `loss_of(cases)` gives a batch's loss, `after(epoch, loss)` is told each epoch's mean."
+    optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+    batches = settings.cases // settings.batch_size
+    steps = epochs * batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: share_of_rate(step, steps, settings.warmup))
+    for epoch in range(epochs):
+        network.train()
+        order = rng.permutation(settings.cases)
+        losses = []
+        for batch in range(batches):
+            first = batch * settings.batch_size
+            with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                loss = loss_of(order[first:first + settings.batch_size])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        after(epoch + 1, float(np.mean(losses)))
+
+
+@torch.inference_mode()
+def aurocs(network: nn.Module, volumes: Tensor, labels: Tensor) -> list[float]:
+    "AUROC per label."
+    network.eval()
+    logits = []
+    for first in range(0, len(volumes), 50):
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            logits.append(network(volumes[first:first + 50]).float())
+    logits = torch.cat(logits).numpy()
+    return [round(float(roc_auc_score(labels[:, i], logits[:, i])), 3) for i in range(labels.shape[1])]
+
+
+def train(name: str, settings: Settings, seed: int) -> dict:
+    "One row: settings, curve, AUROC per finding, minutes."
+    from hsenet.phantoms.findings import FINDINGS
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    volumes, labels = load_cases(settings)
+    network = build(settings, tuple(volumes.shape[2:]), labels.shape[1])
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    curve, pretraining = [], []
+
+    def label_loss(cases: np.ndarray) -> Tensor:
+        seen = moved(volumes[cases], settings.move, rng)
+        return F.binary_cross_entropy_with_logits(network(seen).float(), labels[cases])
+
+    def report(epoch: int, loss: float) -> None:
+        scores = aurocs(network, volumes[TRAINING:], labels[TRAINING:])
+        curve.append({"epoch": epoch, "loss": round(loss, 4), "auroc": scores})
+        cpu = time.process_time() - begin_cpu
+        print(f"{name} {seed} | {epoch} loss {loss:.3f} mean {np.mean(scores):.3f} "
+              f"{' '.join(f'{s:.2f}' for s in scores)} | {cpu:.0f} s", flush=True)
+
+    if settings.pretrain:
+        masked = Masked(network)
+        optimise(
+            masked, list(masked.parameters()), settings, settings.pretrain,
+            lambda cases: masked(moved(volumes[cases], settings.move, rng)), rng,
+            lambda epoch, loss: (pretraining.append(round(loss, 4)), print(f"masked {epoch} {loss:.4f}", flush=True)))
+    optimise(network, list(network.parameters()), settings, settings.epochs, label_loss, rng, report)
+    return {
+        "variant": name, "seed": seed, "settings": asdict(settings), "findings": list(FINDINGS),
+        "curve": curve, "pretraining": pretraining,
+        "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+        "parameters": sum([p.numel() for p in network.parameters()]),
+    }
+
+
+def commit() -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def keep(row: dict, path: Path) -> None:
+    "The row in the file of results, in place of an older one of its variant and seed."
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    rows = [old for old in rows if (old["variant"], old["seed"]) != (row["variant"], row["seed"])]
+    lines = ",\n".join([json.dumps(each) for each in [*rows, row]])
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("do", choices=("cases", "train", "list"))
+    parser.add_argument("variant", nargs="?", choices=(*VARIANTS, *CLIP_VARIANTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    if args.do == "list":
+        for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items(): print(f"{name:24} {what}")
+    elif args.do == "cases":
+        make_cases(os.cpu_count() or 1)
+    elif args.variant in CLIP_VARIANTS:
+        row = train_clip(args.variant, CLIP_VARIANTS[args.variant][1], args.seed, args.epochs)
+        keep(row | {"commit": commit()}, args.results)
+    else:
+        settings = replace(Settings(), **VARIANTS[args.variant][1])
+        if args.epochs: settings = replace(settings, epochs=args.epochs)
+        keep(train(args.variant, settings, args.seed) | {"commit": commit()}, args.results)
+
+
+if __name__ == "__main__":
+    main()

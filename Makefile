@@ -58,9 +58,12 @@ fuzz: $(READY)  ## thousands of damaged files: each must end in a result or a cl
 	@$(BIN)/python tools/fuzz.py
 
 demo: $(READY)  ## after quickstart: a web page for its model, http://127.0.0.1:7860; MODEL=folder CASES=cache for others
-	@if [ -d $(CASES) ] && [ ! -f $(CASES)/index/index.json ]; then \
-	  echo "Making an index of $(CASES), once …"; $(BIN)/hsenet -q index $(CASES) --model $(MODEL) >/dev/null; fi
-	@$(BIN)/hsenet demo $(if $(filter-out $(OUTPUT)/model,$(MODEL)),--model $(MODEL)) $(if $(wildcard $(CASES)/index/index.json),--index $(CASES))
+	@if [ -f $(MODEL)/config.yaml ] && [ -d $(CASES) ] && [ ! -f $(CASES)/index/index.json ]; then \
+	  echo "Making an index of $(CASES), once …"; $(BIN)/hsenet -q index $(CASES) --model $(MODEL) >/dev/null; fi; \
+	model=; cases=; \
+	[ ! -f $(MODEL)/config.yaml ] || model="--model $(MODEL)"; \
+	[ ! -f $(CASES)/index/index.json ] || cases="--index $(CASES)"; \
+	exec $(BIN)/hsenet demo $$model $$cases
 
 docs: $(READY)  ## the site, offline: outputs/docs/index.html; writes README.md from nbs/index.ipynb
 	@$(BIN)/python tools/docs.py

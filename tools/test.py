@@ -114,6 +114,7 @@ class ForkedProcess:
 def _in_fork(path: str, log: str):
     "What the forked process does: a session and a log of its own, then the notebook."
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as in a Python of its own; else workers know no notebook
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -95,11 +95,15 @@ class CLIPTask(Task):
         return self.loss_from(self.outputs(model, batch) | self.constants(batch, step), step)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, batches: Iterator[dict]) -> dict[str, float]:
+    def evaluate_batch(self, model: nn.Module, batch: dict) -> dict[str, Tensor]:
+        "Features of both sides."
+        output = model(**self.inputs(batch))
+        return {side: output[f"{side}_features"].float().cpu() for side in ("image", "text")}
+
+    def summarise(self, parts: list[dict]) -> dict[str, float]:
         "R@10 over the tuning split, mean of both directions."
-        outputs = [model(**self.inputs(batch)) for batch in batches]
-        images = torch.cat([output["image_features"].float() for output in outputs])
-        texts = torch.cat([output["text_features"].float() for output in outputs])
+        images = torch.cat([part["image"] for part in parts])
+        texts = torch.cat([part["text"] for part in parts])
         to_text = recall_at_k(images, texts, [10])[10]
         to_image = recall_at_k(texts, images, [10])[10]
         return {"recall_at_10": (to_text + to_image) / 2}

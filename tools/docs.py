@@ -39,6 +39,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
         "how_to/bimcv_r",
         "how_to/radgenome",
         "how_to/train_one_gpu",
+        "how_to/train_ct_rate",
         "how_to/train_*",
         "how_to/evaluate",
         "how_to/*",
@@ -46,6 +47,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
     "Explanation": [
         "explanation/method",
         "explanation/*",
+        "tutorials/claims",
         "tutorials/what_the_numbers_mean",
         "06_fidelity",
         "tutorials/what_is_promised",

@@ -37,6 +37,9 @@ class Shown:
     finding: str
     written: str
     truth: str
+    said: list[str]  # findings that both reports have
+    missed: list[str]  # that only the true one has
+    invented: list[str]  # that only the written one has
     neighbours: list[tuple[np.ndarray, str]]  # plane, what it has in common
 
 
@@ -54,7 +57,7 @@ def findings_of(record: dict) -> list[str]:
     return [label for label, present in record["labels"].items() if present]
 
 
-def gather(run: Path, corpus: Path, cache: Path) -> Shown:
+def gather(run: Path, corpus: Path, cache: Path, index: Path) -> Shown:
     "Ask the model of a quickstart."
     from hsenet.cache.manifest import read_records
     from hsenet.corpora.ct_rate import read_ct_rate
@@ -72,13 +75,27 @@ def gather(run: Path, corpus: Path, cache: Path) -> Shown:
     height = (z + 0.5) / heat.shape[2]
     mine = set(findings_of(case))
     neighbours = []
-    for near in model.similar(path, cache, split="train", k=NEIGHBOURS, **header):
+    for near in model.similar(path, index, split="train", k=NEIGHBOURS, **header):
         common = [name.lower() for name in findings_of(records[near["case"]]) if name in mine]
         words = f"{len(common)} of {len(mine)} findings:\n" + ",\n".join(common)
         plane = grey_plane(rows.loc[near["case"]], height)
         neighbours.append((plane, words if common else "no finding in common"))
     report = model.report(path, **header)
-    return Shown(grey_plane(rows.loc[case["case"]], height), heat[:, :, z], finding, report, case["findings"], neighbours)
+    plane = grey_plane(rows.loc[case["case"]], height)
+    verdict = compared(report, case["findings"])
+    return Shown(plane, heat[:, :, z], finding, report, case["findings"], *verdict, neighbours)
+
+
+def compared(written: str, truth: str) -> tuple[list[str], list[str], list[str]]:
+    "Findings that both reports have, that only the true one has, that only the written one has."
+    from hsenet.phantoms.reports import parse_report
+    found = []
+    for text in (written, truth):
+        present = [name.lower() for name, each in parse_report(text).items() if each.get("present")]
+        found.append(present)
+    ours, true = found
+    both = [name for name in true if name in ours]
+    return both, [name for name in true if name not in ours], [name for name in ours if name not in true]
 
 
 def file_of(row) -> tuple[str, dict]:
@@ -141,6 +158,10 @@ def draw_texts(ax, shown: Shown, size: float) -> None:
     for title, text, other, kind in parts:
         y = flow(ax, [(title, COLOURS["quiet"])], y, size) - 0.01
         y = flow(ax, marked(text, other, kind), y, size) - 0.04
+    verdicts = [("finds", shown.said, "same"), ("misses", shown.missed, "missed"), ("invents", shown.invented, "added")]
+    for verb, names, kind in verdicts:
+        if not names: continue
+        y = flow(ax, [(f"{verb}:", COLOURS["quiet"]), (", ".join(names), COLOURS[kind])], y, size)
 
 
 def draw_neighbours(axes, shown: Shown, size: float, beside: bool) -> None:
@@ -156,7 +177,7 @@ def wide(shown: Shown):
     "For a desktop: three columns."
     fig = plt.figure(figsize=(10, 3.7), dpi=144)
     draw_ct(fig.add_axes((0.005, 0.02, 0.33, 0.85)), shown, 8.5)
-    draw_texts(fig.add_axes((0.355, 0.02, 0.385, 0.965)), shown, 8)
+    draw_texts(fig.add_axes((0.355, 0.02, 0.385, 0.965)), shown, 9)
     axes = [fig.add_axes((0.765, 0.65 - 0.315 * i, 0.105, 0.285)) for i in range(NEIGHBOURS)]
     draw_neighbours(axes, shown, 7.5, beside=True)
     return fig
@@ -188,9 +209,10 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="folder of a finished quickstart")
     parser.add_argument("corpus", type=Path, help="its phantoms")
     parser.add_argument("cache", type=Path, help="the cache that it was trained on")
+    parser.add_argument("--index", type=Path, help="its index, made by `hsenet index`; else the cache is embedded")
     parser.add_argument("--output", type=Path, default=IMAGES, help="folder of the pictures")
     args = parser.parse_args()
-    shown = gather(args.run, args.corpus, args.cache)
+    shown = gather(args.run, args.corpus, args.cache, args.index or args.cache)
     args.output.mkdir(parents=True, exist_ok=True)
     save(wide(shown), args.output / "landing.png")
     save(narrow(shown), args.output / "landing_narrow.png")

@@ -35,7 +35,7 @@ def chosen_index(index: Path | None, name: str, seed: int) -> Path | None:
     cache = Path("data") / f"cache-{name}-{seed}"
     return cache if (cache / "index" / "index.json").is_file() else None
 
-# %% ../../nbs/commands/11_demo.ipynb #ee5ba174
+# %% ../../nbs/commands/11_demo.ipynb #dd6158b8
 DemoModel = Annotated[
     Optional[Path],
     Option("--model", "-m", help="Bundle.", show_default=str(QUICKSTART)),
@@ -61,12 +61,12 @@ def demo(
 ):
     "A web page for a model: a CT in; report, answers, findings, similar cases, where it looked."
     folder = chosen_model(model)
-    from hsenet.demo.page import load_gradio
+    from hsenet.demo.page import check_gradio
     from hsenet.demo.server import serve
     from hsenet.demo.service import Service
     from hsenet.demo.uploads import Limits
 
-    load_gradio()
+    check_gradio()
     bundle = open_bundle(folder)
     cases = chosen_index(index, bundle.config.name, bundle.config.seed)
     if cases is not None: bundle.index(cases)

@@ -6,8 +6,7 @@
 __all__ = ['PAGES', 'BELOW', 'CALLS', 'POLICY', 'HEADERS', 'HERE', 'is_answered', 'with_headers', 'header_of', 'cookie_of',
            'gradio_session', 'Door', 'build_app', 'open_socket', 'serve']
 
-# %% ../../nbs/demo/07_server.ipynb #c3a55430
-import os
+# %% ../../nbs/demo/07_server.ipynb #81d1eea7
 import secrets
 import signal
 import socket
@@ -209,7 +208,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise DemoFault(f"the demo can't listen on {host}, port {port} ({e.strerror or e}); "
                         "choose another with --host and --port") from e
 
-# %% ../../nbs/demo/07_server.ipynb #bc7143d2
+# %% ../../nbs/demo/07_server.ipynb #5245ae30
 @contextmanager
 def _ending_on_term() -> Iterator[None]:
     "SIGTERM ends as Ctrl-C does, so that nothing is left behind."
@@ -229,11 +228,10 @@ def serve(
     ready: Callable[[str], None] = lambda address: None,  # called with the address
 ) -> None:
     "Serve the demo until Ctrl-C or SIGTERM. Raises `DemoFault`."
-    load_gradio()
-    import uvicorn
-
     with demo_folder() as folder, open_socket(host, port) as listening, _ending_on_term():
-        os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+        load_gradio(folder / "gradio")
+        import uvicorn
+
         app = build_app(service, folder, only_here=host in HERE)
         port = listening.getsockname()[1]
         ready(f"http://{host}:{port}")

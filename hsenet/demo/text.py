@@ -93,7 +93,7 @@ def findings_html(
             "model's own numbers, no frequencies. Choose one to see what speaks for it.")
     return f'<div class="bars">{"".join(rows)}</div><p class="hint">{note}</p>'
 
-# %% ../../nbs/demo/03_text.ipynb #1758e065
+# %% ../../nbs/demo/03_text.ipynb #3d27ee95
 def cases_html(cases: list[dict]) -> str:  # of `HSENet.similar`
     "Similar cases, the nearest first, each with its report."
     parts = []
@@ -102,4 +102,5 @@ def cases_html(cases: list[dict]) -> str:  # of `HSENet.similar`
             f'<article><h4>{shown_text(case["case"])}<span>similarity '
             f'{case["similarity"]:.2f}</span></h4><p>{shown_text(case["findings"])}</p></article>'
         )
-    return f'<div class="cases">{"".join(parts)}</div>'
+    hint = '<p class="hint">The cases whose CTs are most like this one, with their reports.</p>'
+    return f'<div class="cases">{"".join(parts)}</div>{hint}'

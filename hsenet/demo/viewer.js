@@ -14,7 +14,7 @@ for (const figure of root.querySelectorAll("figure")) {
   const stage = figure.querySelector(".stage"), canvas = figure.querySelector("canvas");
   planes[figure.dataset.plane] = {
     ...AXES[figure.dataset.plane], figure, stage, canvas,
-    pen: canvas.getContext("2d", {alpha: false}), slider: figure.querySelector("input"),
+    pen: canvas.getContext("2d", {alpha: false, willReadFrequently: true}), slider: figure.querySelector("input"),
     number: figure.querySelector("output"), layer: document.createElement("canvas"),
     across: figure.querySelector("i.h"), down: figure.querySelector("i.v"), picture: null,
   };
@@ -34,13 +34,13 @@ function setWindow(name) {
 
 // The numbers of a slice of (z, y, x) data, columns by rows, written into `out` through `paint`.
 function slice(data, shape, plane, index, out, paint) {
-  const [nz, ny, nx] = shape, step = [ny * nx, nx, 1];
-  const columns = shape[plane.column], rows = shape[plane.row];
+  const step = [shape[1] * shape[2], shape[2], 1];
+  const columns = shape[plane.column], rows = shape[plane.row], next = step[plane.column];
   let i = 0;
   for (let r = 0; r < rows; r++) {
     const row = plane.row === 0 ? rows - 1 - r : r;
     let from = index * step[plane.fixed] + row * step[plane.row];
-    for (let c = 0; c < columns; c++, from += step[plane.column]) out[i++] = paint[data[from] & 0xffff];
+    for (let c = 0; c < columns; c++, from += next) out[i++] = paint[data[from] & 0xffff];
   }
 }
 
@@ -67,24 +67,35 @@ function drawMap(plane, index) {
 
 function draw(plane) {
   const index = at[plane.fixed];
+  plane.drawn = index;
   slice(ct.data, ct.shape, plane, index, plane.pixels, grey);
   plane.pen.putImageData(plane.picture, 0, 0);
   if (map) drawMap(plane, index);
   plane.slider.value = index;
   plane.number.textContent = `${index + 1} / ${ct.shape[plane.fixed]}`;
+}
+
+function cross(plane) {
   const column = (at[plane.column] + 0.5) / ct.shape[plane.column];
   const row = (at[plane.row] + 0.5) / ct.shape[plane.row];
-  plane.down.style.left = `${100 * column}%`;
-  plane.across.style.top = `${100 * (plane.row === 0 ? 1 - row : row)}%`;
-  root.dataset.drawn = Number(root.dataset.drawn || 0) + 1;
+  plane.down.style.transform = `translateX(${100 * column}%)`;
+  plane.across.style.transform = `translateY(${100 * (plane.row === 0 ? 1 - row : row)}%)`;
 }
 
 function drawAll() {
   waiting = 0;
-  if (ct) for (const plane of Object.values(planes)) draw(plane);
+  if (!ct) return;
+  for (const plane of Object.values(planes)) {
+    if (plane.drawn !== at[plane.fixed]) draw(plane);
+    cross(plane);
+  }
 }
 
-function later() { if (!waiting) waiting = requestAnimationFrame(drawAll); }
+// Draw before the next frame: what has changed, or everything anew.
+function later(anew = false) {
+  if (anew) for (const plane of Object.values(planes)) plane.drawn = -1;
+  if (!waiting) waiting = requestAnimationFrame(drawAll);
+}
 
 function go(axis, index) {
   if (!ct) return;
@@ -139,7 +150,7 @@ async function openVolume(view) {
   delete root.dataset.map;
   root.classList.add("open");
   where.textContent = hint;
-  later();
+  later(true);
 }
 
 async function openMap(view) {
@@ -155,7 +166,7 @@ async function openMap(view) {
   root.querySelector(".strength").hidden = false;
   root.dataset.map = view.map.url;
   where.textContent = `Where it looked for: ${view.map.label}`;
-  later();
+  later(true);
 }
 
 async function learn() {
@@ -190,9 +201,9 @@ for (const plane of Object.values(planes)) {
 }
 root.querySelector(".windows").addEventListener("click", (event) => {
   const button = event.target.closest("[data-window]");
-  if (button) { setWindow(button.dataset.window); later(); }
+  if (button) { setWindow(button.dataset.window); later(true); }
 });
-strength.addEventListener("input", later);
+strength.addEventListener("input", () => later(true));
 setWindow("lung");
 watch("value", learn);
 learn();

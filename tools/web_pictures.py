@@ -1,0 +1,110 @@
+"""Pictures of the demo for its page of the docs: nbs/demo/pictures/*.png.
+
+    python tools/web_pictures.py MODEL INDEX       a bundle, and an index or cache to compare with
+"""
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from run import ROOT
+from test_web import FLAGS, chromium
+
+PICTURES = ROOT / "nbs/demo/pictures"
+WIDE = {"width": 1280, "height": 860}
+PHONE = {"width": 390, "height": 844}
+LARGEST = 200_000  # bytes of a picture
+PHANTOM = 1
+
+
+def save(page, name: str, **how) -> None:
+    "A screenshot in few colours, so that it stays small."
+    from PIL import Image
+
+    path = PICTURES / f"{name}.png"
+    page.screenshot(path=path, **how)
+    few = Image.open(path).convert("RGB").quantize(160, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    size = path.stat().st_size
+    if size > LARGEST: raise SystemExit(f"{path}: {size} bytes, more than {LARGEST}")
+    print(f"{path.relative_to(ROOT)}  {size / 1000:.0f} kB")
+
+
+def open_page(browser, address: str, **how):
+    "The page with a phantom's report written."
+    page = browser.new_context(**how).new_page()
+    page.set_default_timeout(240_000)
+    page.goto(address)
+    page.wait_for_selector("#ct-phantom option:nth-child(2)", state="attached")
+    page.select_option("#ct-phantom", index=PHANTOM)
+    page.wait_for_selector("#report button")
+    return page
+
+
+def choose_sentence(page, words: tuple[str, ...]) -> None:
+    "Click the first sentence that has one of the words, or the first of all."
+    sentences = page.locator("#report button")
+    chosen = 0
+    for number, text in enumerate(sentences.all_inner_texts()):
+        if any(word in text.lower() for word in words):
+            chosen = number
+            break
+    sentences.nth(chosen).click()
+    page.wait_for_selector("section.viewer[data-map]")
+    page.wait_for_timeout(1500)
+
+
+def take(browser, address: str) -> None:
+    "All the pictures."
+    page = open_page(browser, address, viewport=WIDE, color_scheme="light")
+    choose_sentence(page, ("effusion", "heart", "consolidation"))
+    save(page, "light")
+    page.get_by_role("tab", name="Findings").click()
+    page.wait_for_selector("#findings button")
+    page.click("[data-window=mediastinum]")
+    page.wait_for_timeout(500)
+    save(page, "findings")
+    page.context.close()
+
+    page = open_page(browser, address, viewport=WIDE, color_scheme="dark")
+    page.get_by_role("tab", name="Questions").click()
+    for question in ("Where is the pleural effusion?", "Is there a lung nodule?"):
+        page.fill("#question textarea, #question input", question)
+        page.keyboard.press("Enter")
+        page.wait_for_function("q => document.querySelector('#chat')?.innerText.includes(q)", arg=question)
+        page.wait_for_selector("#chat .caret", state="detached")
+    page.wait_for_timeout(1500)
+    save(page, "dark")
+    page.context.close()
+
+    page = open_page(browser, address, viewport=PHONE, color_scheme="light", has_touch=True)
+    page.wait_for_timeout(2000)
+    save(page, "phone", full_page=True)
+    page.context.close()
+
+
+def main() -> int:
+    from playwright.sync_api import sync_playwright
+
+    model, index = sys.argv[1:3]
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    code = "from hsenet.cli import app; app()"
+    command = [sys.executable, "-c", code, "demo", "--model", model, "--index", index, "--port", "0"]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"TMPDIR": folder}
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        try:
+            address = server.stdout.readline().split()[0]
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+                take(browser, address)
+                browser.close()
+        finally:
+            server.terminate()
+            server.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -176,6 +176,7 @@ class StageConfig(Settings):
     precision: Precision = "auto"  # `auto`: bf16 where the hardware has it; `fp32`, `bf16`
     init_from: InitFrom | None = None  # VQA: `mrg` starts from the trained report model
     cache_tokens: bool = False  # encode each volume once; needs frozen towers and no augmentation
+    group_by_length: bool = False  # `mrg`, `vqa`: batches of texts of like length, less padding
 
 # %% ../nbs/00_config.ipynb #63038001
 def _mrg() -> StageConfig:
@@ -202,6 +203,7 @@ class Config(Settings):
     "Everything a run depends on."
     name: Name = "standard"
     seed: Annotated[int, Between(0, 2**32 - 1)] = 42
+    tracker: Annotated[str, OneOf(("none", "wandb", "trackio"))] = "none"  # beside TensorBoard
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     slices: SliceConfig = field(default_factory=SliceConfig)
@@ -397,8 +399,8 @@ def _gpu() -> Config:
         language=_sizes(384, 6, 6, 1536) | dict(vocab_size=2000, max_length=640),
         stage1=stage | dict(epochs=40, lr=5e-4),
         stage2=stage | dict(epochs=10, lr=2e-4),
-        mrg=dict(epochs=20, lr=5e-4, max_length=640),
-        vqa=dict(epochs=6, lr=5e-4, max_length=330),
+        mrg=dict(epochs=20, lr=5e-4, max_length=640, group_by_length=True),
+        vqa=dict(epochs=6, lr=5e-4, max_length=330, group_by_length=True),
     )
 
 # %% ../nbs/00_config.ipynb #1b7fc969

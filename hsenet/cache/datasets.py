@@ -102,6 +102,7 @@ class CLIPDataset(Dataset):
         as_stored: bool = False,  # float16 and its intensity, which `to_device` makes float32 of
     ):
         self.cache = Path(cache)
+        self.split = split
         self.augment = augment
         self.as_stored = as_stored
         self.seed = seed
@@ -198,6 +199,10 @@ class ReportDataset(CLIPDataset):
             "answer": self.answer_of(record),
         }
 
+    def text_lengths(self) -> list[int]:
+        "Characters of each item's answer, in its first wording: who goes with whom in a batch."
+        return [len(record["findings"]) for record in self.records]
+
     def texts(self) -> list[str]:
         "All that a tokenizer should have seen: prompts and reports."
         texts = list(REPORT_PROMPTS)
@@ -249,6 +254,14 @@ class QuestionDataset(ReportDataset):
         for field in ("question_id", "task", "abnormality", "anatomy"):
             item[field] = question.get(field)
         return item
+
+    def text_lengths(self) -> list[int]:
+        "Characters of each question, in its first template, and its answer."
+        lengths = []
+        for question in self.questions:
+            prompt = fill_template(self.templates[question["task"]][0], question)
+            lengths.append(len(prompt) + len(str(question["answer"])))
+        return lengths
 
     def identity(self) -> str:
         "16 digits for the questions, their order and their wordings; the cases aren't in it."

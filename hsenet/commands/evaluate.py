@@ -13,7 +13,7 @@ import typer
 
 from .app import app, say
 from ..options import Cache, Evaluations, EveryReconstruction, Everything, Labeler, Learned
-from ..options import Output, Paired, QuestionTask, ReportEmbeddings, Trained
+from ..options import Output, Paired, Processes, QuestionTask, ReportEmbeddings, Trained
 from ..options import VolumeEmbeddings
 
 # %% ../../nbs/commands/05_evaluate.ipynb #18650328
@@ -75,6 +75,7 @@ def evaluate_mrg(
     labeler: Labeler = "auto",
     learned: Learned = None,
     every: EveryReconstruction = False,
+    processes: Processes = 1,
 ):
     "Generated reports: text and clinical metrics."
     from hsenet.evaluation import reports
@@ -90,6 +91,7 @@ def evaluate_mrg(
         labeler=labeler,
         learned=scores,
         every_reconstruction=every,
+        processes=processes,
     )
     _show("mrg", metrics, output)
 
@@ -103,6 +105,7 @@ def evaluate_vqa(
     task: QuestionTask = "location",
     learned: Learned = None,
     every: EveryReconstruction = False,
+    processes: Processes = 1,
 ):
     "Answers to questions."
     from hsenet.evaluation import questions
@@ -118,6 +121,7 @@ def evaluate_vqa(
         task=task,
         learned=scores,
         every_reconstruction=every,
+        processes=processes,
     )
     _show("vqa", metrics, output)
 

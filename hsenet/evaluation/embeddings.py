@@ -19,7 +19,8 @@ from torch import Tensor
 from ..cache.datasets import CLIPCollator, CLIPDataset
 from ..cache.manifest import label_array, label_names, one_per_scan
 from ..cache.text import truncate_report
-from .predictions import AGAIN, Predictions, in_chunks, load_inputs, run_key
+from .predictions import AGAIN, Predictions, run_key
+from .respondent import in_chunks, load_inputs
 from ..files import blamed
 from ..metrics.retrieval import duplicate_groups
 from ..models.clip import VolumeCLIP

@@ -15,16 +15,16 @@ from ..cache.datasets import QuestionDataset
 from ..cache.text import fill_template
 from .folder import alone_in_folder
 from .page import write_pages
-from .predictions import (
-    AGAIN, EvaluationError, digest_of, load_model, once_and_again, option_probabilities,
-    predictions_for, released_only, run_key, save_figure, save_metrics)
+from hsenet.evaluation.predictions import (
+    AGAIN, EvaluationError, digest_of, once_and_again, predictions_for, released_only, run_key,
+    save_figure, save_metrics)
 from .reports import text_numbers
+from .respondent import Respondent, option_probabilities
 from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.answers import ANATOMY, OFF_LIST
 from ..metrics.questions import QUESTIONS, base_rate_scores, baseline_answers
 from ..metrics.score import summaries
 from ..metrics.wording import template_spread
-from ..models.vlm import HSENetVLM
 from ..plots import plot_confusion
 
 logger = logging.getLogger(__name__)
@@ -50,21 +50,19 @@ def question_requests(
 
 # %% ../../nbs/evaluation/04_questions.ipynb #ebf15ec5
 def yes_probabilities(
-    model_folder: str | Path,
-    data: QuestionDataset,
+    respondent: Respondent,
     output: Path,  # for probabilities.json, which spares the second time
     asked: Sequence[dict],  # from `question_requests`
 ) -> list[float]:
     "For each question the probability of Yes, of Yes and No."
     path = Path(output) / "probabilities.json"
-    key = run_key(model_folder, data.cache, asked=digest_of(asked))
+    key = run_key(respondent.folder, respondent.data.cache, asked=digest_of(asked))
     found = {}
     fields = {"key": dict, "p_yes": dict}
     if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
-        model, tokenizer = load_model(HSENetVLM, model_folder)
         options = QUESTIONS["presence"].options  # Yes. and No.
-        probabilities = option_probabilities(model, tokenizer, data, asked, options)
+        probabilities = option_probabilities(respondent, asked, options)
         yes = {question: row[0] for question, row in probabilities.items()}
         found = {"key": key, "p_yes": yes}
         write_json(path, found)
@@ -117,22 +115,23 @@ def answer_numbers(
 
 # %% ../../nbs/evaluation/04_questions.ipynb #a6c1dbea
 def wording_spread(
-    model_folder: str | Path,
-    data: QuestionDataset,
+    respondent: Respondent,  # whose data are a `QuestionDataset`
     output: Path,  # of the predictions
     kind: str,
     asked: Sequence[dict],  # from `question_requests`
     batch_size: int,
     max_new_tokens: int,
+    processes: int = 1,
 ) -> dict:
     "`metrics.wording.template_spread` over all templates of a kind."
+    data = respondent.data
     questions = {question["question_id"]: question for question in data.questions}
     every = []
     for i, template in enumerate(data.templates[kind]):
         for item in asked:
             prompt = fill_template(template, questions[item["id"]])
             every.append(item | {"id": f"{item['id']}#{i}", "prompt": prompt})
-    rows = predictions_for(model_folder, data, output, every, batch_size, max_new_tokens)
+    rows = predictions_for(respondent, output, every, batch_size, max_new_tokens, processes)
 
     predictions, hits = [], []
     for start in range(0, len(rows), len(asked)):  # template by template
@@ -170,6 +169,7 @@ def evaluate_vqa(
     template_questions: int = 100,  # asked in every template, for the spread; 0: none
     learned: dict[str, dict] | Sequence[str] = (),  # further text scores, as for `evaluate_mrg`
     every_reconstruction: bool = False,  # for the `released` numbers; False: one per scan there too
+    processes: int = 1,  # that share the cases; 0: one per GPU
 ) -> dict:
     """Greedy answers to questions about the held-out cases, and their scores; gives what
     `metrics.json` holds. Raises `EvaluationError`."""
@@ -177,26 +177,26 @@ def evaluate_vqa(
         raise EvaluationError(f"task: expected {', '.join(QUESTIONS)}, found {task!r}")
     output = Path(output)
     data = QuestionDataset(cache, split, (task,))
+    respondent = Respondent(model_folder, data)
     training = QuestionDataset(cache, "train", (task,)).questions
     once, others = once_and_again(data.records)
     asked = question_requests(data, once)
     scorable_rows(task, asked)  # an error now, rather than after all answers are there
     # predict
-    rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
+    how = batch_size, max_new_tokens, processes
+    rows = predictions_for(respondent, output, asked, *how)
     if QUESTIONS[task].options:
-        yes = yes_probabilities(model_folder, data, output, asked)
+        yes = yes_probabilities(respondent, output, asked)
         rows = [row | {"p_yes": p} for row, p in zip(rows, yes)]
     # score
     numbers, details = answer_numbers(task, rows, training)
     words, not_computed = _word_numbers(rows, training, learned)
     if template_questions:
         details["templates"] = wording_spread(
-            model_folder, data, output / "templates", task, asked[:template_questions],
-            batch_size, max_new_tokens)
+            respondent, output / "templates", task, asked[:template_questions], *how)
     again = question_requests(data, others)
     if every_reconstruction and again:
-        rows = rows + predictions_for(
-            model_folder, data, output / "other_reconstructions", again, batch_size, max_new_tokens)
+        rows = rows + predictions_for(respondent, output / "other_reconstructions", again, *how)
         if task == "location":
             numbers |= released_only(answer_numbers(task, rows, training)[0])
         words |= released_only(_word_numbers(rows, training, learned)[0])

@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cache.datasets import CLIPDataset, ReportDataset
+from ..cache.datasets import ReportDataset
 from ..cache.manifest import cache_about, one_per_scan, read_manifest
 from ..cache.text import REPORT_PROMPT
 from ..corpora.table import LABELS
 from .folder import alone_in_folder
 from .page import write_pages
 from .predictions import (
-    AGAIN, digest_of, in_chunks, load_model, once_and_again, plot_numbers, predictions_for,
+    AGAIN, digest_of, once_and_again, plot_numbers, predictions_for,
     released_only, run_key, save_figure, save_metrics, write_case_rows)
 from ..files import blamed, check_fields, read_json, write_json
 from ..metrics.clinical import (
@@ -28,9 +28,8 @@ from ..metrics.clinical import (
 from ..metrics.labelers import Labeler, PerReport, load_labeler, unreadable
 from ..metrics.score import summaries
 from ..metrics.text import baseline_texts, text_scores
-from ..models.vlm import HSENetVLM
 from ..phantoms.reports import parse_report
-from ..training.stages import encode_records
+from .respondent import Respondent, in_chunks
 
 # %% ../../nbs/evaluation/03_reports.ipynb #ef68470c
 def report_requests(
@@ -46,15 +45,14 @@ def report_requests(
 
 # %% ../../nbs/evaluation/03_reports.ipynb #8ac16396
 def _mean_tokens(
-    model: HSENetVLM,
-    data: CLIPDataset,
+    respondent: Respondent,
     records: Sequence[dict],
     batch_size: int = 64,
 ) -> Tensor:
     "(N, sum of widths) mean patch tokens of all encoders, of unit length."
     rows = []
     for chunk in in_chunks(records, batch_size, "nearest"):
-        tokens = encode_records(model, data, chunk)
+        tokens = respondent.encode(chunk)
         for record in chunk:
             means = [t.float().mean(dim=0) for t in tokens[record["case"]]]
             rows.append(torch.cat(means))
@@ -65,8 +63,7 @@ NEAREST = "nearest training case"
 
 
 def nearest_reports(
-    model_folder: str | Path,
-    data: CLIPDataset,
+    respondent: Respondent,
     output: Path,  # for nearest.json, which spares the second time
     records: Sequence[dict],
     known: Sequence[dict],  # training cases
@@ -74,14 +71,13 @@ def nearest_reports(
     "For each record the report of the training case with the nearest mean patch tokens, by cosine."
     path = Path(output) / "nearest.json"
     cases = digest_of([{"id": record["case"], "record": record} for record in records])
-    key = run_key(model_folder, data.cache, known=len(known), cases=cases)
+    key = run_key(respondent.folder, respondent.data.cache, known=len(known), cases=cases)
     found = {}
     fields = {"key": dict, "nearest": dict}
     if path.is_file(): found = check_fields(read_json(path), fields, f"{path}", AGAIN)
     if found.get("key") != key:
-        model, _ = load_model(HSENetVLM, model_folder)
-        features = _mean_tokens(model, data, records)
-        known_features = _mean_tokens(model, data, known)
+        features = _mean_tokens(respondent, records)
+        known_features = _mean_tokens(respondent, known)
         nearest = (features @ known_features.T).argmax(dim=1).tolist()
         pairs = {record["case"]: known[i]["case"] for record, i in zip(records, nearest)}
         found = {"key": key, "nearest": pairs}
@@ -208,16 +204,19 @@ def evaluate_mrg(
     learned: dict[str, dict] | Sequence[str] = (),  # of `learned_names`; a dict has settings
     neighbours: int = 1000,  # training cases, of which the most similar lends its report; 0: none
     every_reconstruction: bool = False,  # for the `released` numbers; False: one per scan there too
+    processes: int = 1,  # that share the cases; 0: one per GPU
 ) -> dict:
     "Greedy reports of the held-out cases, and their scores; gives what `metrics.json` holds."
     output = Path(output)
     if labeler == "auto": labeler = cache_about(cache).labeler
     data = ReportDataset(cache, split)
+    respondent = Respondent(model_folder, data)
     once, others = once_and_again(data.records)
     known = one_per_scan(read_manifest(cache, "train"))
     # predict
     asked = report_requests(once, prompt)
-    rows = predictions_for(model_folder, data, output, asked, batch_size, max_new_tokens)
+    how = batch_size, max_new_tokens, processes
+    rows = predictions_for(respondent, output, asked, *how)
     patients = [row["patient"] for row in rows]
     texts = {  # the first arguments of `text_numbers`, by name
         "predictions": [row["prediction"] for row in rows],
@@ -226,7 +225,7 @@ def evaluate_mrg(
         "nearest": None,
     }
     if neighbours:
-        texts["nearest"] = nearest_reports(model_folder, data, output, once, known[:neighbours])
+        texts["nearest"] = nearest_reports(respondent, output, once, known[:neighbours])
     # label, then score the findings
     numbers, not_computed = {}, {}
     details = {"labeler": _labeler_name(labeler)}
@@ -240,8 +239,7 @@ def evaluate_mrg(
     words, reasons = text_numbers(**texts, patients=patients, learned=learned)
     if every_reconstruction and others:
         asked = report_requests(others, prompt)
-        rows = rows + predictions_for(
-            model_folder, data, output / "other_reconstructions", asked, batch_size, max_new_tokens)
+        rows = rows + predictions_for(respondent, output / "other_reconstructions", asked, *how)
         words |= _released_words(rows, texts["training"], learned)
     # save
     metrics = save_metrics(

@@ -83,6 +83,12 @@ def check_world(
 # %% ../../nbs/training/01_parts.ipynb #1daf61b5
 def make_accelerator(config: StageConfig, output: Path) -> Accelerator:
     "Accelerate, on this machine's GPUs or its CPU. Raises `TrainingError`."
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise TrainingError(
+            "DeepSpeed: expected DDP or FSDP 2, whose states hsenet can keep without pickles; use "
+            "nbs/runs/accelerate/eight_gpus_fsdp.yaml, which shares weights, gradients and "
+            "optimizer as ZeRO 3 does (with fsdp_reshard_after_forward: false as ZeRO 2)"
+        )
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision=pick_precision(config.precision),

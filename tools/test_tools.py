@@ -351,6 +351,16 @@ def test_docs_show_each_figure_once():
     assert once([figure("a"), figure("b")], False) == [figure("a"), figure("b")]
 
 
+def test_docs_say_nothing_of_this_machine():
+    from docs import tidy
+    path = f"17 cases in {ROOT}/outputs/mini/manifest.jsonl, /tmp/tmpa1b2c3d4/x"
+    shown = "17 cases in outputs/mini/manifest.jsonl, …/x"
+    stream = tidy({"output_type": "stream", "name": "stdout", "text": [path]})
+    assert stream["text"] == shown + "\n", stream
+    result = tidy({"output_type": "execute_result", "data": {"text/plain": [path], "image/png": path}})
+    assert result["data"] == {"text/plain": shown, "image/png": path}, result
+
+
 def test_docs_show_finished_runs_only():
     from docs import finished
     path = TEMPORARY / "run.ipynb"

@@ -37,6 +37,9 @@ class Shown:
     finding: str
     written: str
     truth: str
+    said: list[str]  # findings that both reports have
+    missed: list[str]  # that only the true one has
+    invented: list[str]  # that only the written one has
     neighbours: list[tuple[np.ndarray, str]]  # plane, what it has in common
 
 
@@ -78,7 +81,21 @@ def gather(run: Path, corpus: Path, cache: Path, index: Path) -> Shown:
         plane = grey_plane(rows.loc[near["case"]], height)
         neighbours.append((plane, words if common else "no finding in common"))
     report = model.report(path, **header)
-    return Shown(grey_plane(rows.loc[case["case"]], height), heat[:, :, z], finding, report, case["findings"], neighbours)
+    plane = grey_plane(rows.loc[case["case"]], height)
+    verdict = compared(report, case["findings"])
+    return Shown(plane, heat[:, :, z], finding, report, case["findings"], *verdict, neighbours)
+
+
+def compared(written: str, truth: str) -> tuple[list[str], list[str], list[str]]:
+    "Findings that both reports have, that only the true one has, that only the written one has."
+    from hsenet.phantoms.reports import parse_report
+    found = []
+    for text in (written, truth):
+        present = [name.lower() for name, each in parse_report(text).items() if each.get("present")]
+        found.append(present)
+    ours, true = found
+    both = [name for name in true if name in ours]
+    return both, [name for name in true if name not in ours], [name for name in ours if name not in true]
 
 
 def file_of(row) -> tuple[str, dict]:
@@ -141,6 +158,10 @@ def draw_texts(ax, shown: Shown, size: float) -> None:
     for title, text, other, kind in parts:
         y = flow(ax, [(title, COLOURS["quiet"])], y, size) - 0.01
         y = flow(ax, marked(text, other, kind), y, size) - 0.04
+    verdicts = [("finds", shown.said, "same"), ("misses", shown.missed, "missed"), ("invents", shown.invented, "added")]
+    for verb, names, kind in verdicts:
+        if not names: continue
+        y = flow(ax, [(f"{verb}:", COLOURS["quiet"]), (", ".join(names), COLOURS[kind])], y, size)
 
 
 def draw_neighbours(axes, shown: Shown, size: float, beside: bool) -> None:
@@ -156,7 +177,7 @@ def wide(shown: Shown):
     "For a desktop: three columns."
     fig = plt.figure(figsize=(10, 3.7), dpi=144)
     draw_ct(fig.add_axes((0.005, 0.02, 0.33, 0.85)), shown, 8.5)
-    draw_texts(fig.add_axes((0.355, 0.02, 0.385, 0.965)), shown, 8)
+    draw_texts(fig.add_axes((0.355, 0.02, 0.385, 0.935)), shown, 9)
     axes = [fig.add_axes((0.765, 0.65 - 0.315 * i, 0.105, 0.285)) for i in range(NEIGHBOURS)]
     draw_neighbours(axes, shown, 7.5, beside=True)
     return fig
@@ -165,8 +186,8 @@ def wide(shown: Shown):
 def narrow(shown: Shown):
     "For a phone: one column."
     fig = plt.figure(figsize=(4.2, 9.2), dpi=160)
-    draw_ct(fig.add_axes((0.02, 0.6, 0.96, 0.36)), shown, 10)
-    draw_texts(fig.add_axes((0.03, 0.22, 0.94, 0.365)), shown, 9)
+    draw_ct(fig.add_axes((0.02, 0.585, 0.96, 0.36)), shown, 10)
+    draw_texts(fig.add_axes((0.03, 0.21, 0.94, 0.355)), shown, 9)
     axes = [fig.add_axes((0.02 + 0.33 * i, 0.085, 0.3, 0.12)) for i in range(NEIGHBOURS)]
     draw_neighbours(axes, shown, 7.5, beside=False)
     return fig

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import StageConfig
 from .folder import History, TrainingError
-from .batches import EpochBatches, EpochItems, RunBatches
+from .batches import EpochBatches, EpochItems, RunBatches, with_tuples
 from hsenet.training.parts import (
     FiniteCheck,
     ignore_interrupt,
@@ -70,6 +70,14 @@ class Task:
     def loss_from(self, rows: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "The loss of `outputs` and `constants` of all cases of a batch, and scalars to log."
         raise NotImplementedError
+
+    def use_half(self) -> None:
+        "Let what is frozen work in bf16; called where the rest does. Nothing by itself."
+
+    def flops(self, batch: dict, tokens: int) -> float | None:
+        """Operations of training on one case of such batches, with as many text tokens (see
+        `models.flops`); None: not known."""
+        return None
 
     @torch.no_grad()
     def evaluate_batch(self, model: nn.Module, batch: dict) -> dict[str, Any]:
@@ -154,6 +162,7 @@ class Trainer:
         on_gpu = self.accelerator.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, fused=on_gpu)  # one kernel for all parameters
         self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
+        if on_gpu and self.accelerator.mixed_precision == "bf16": task.use_half()
         self.schedule = LambdaLR(self.optimizer.optimizer, self._lr_factor)
         self.progress = Progress()
         self.history = History(output, self.accelerator)
@@ -187,7 +196,7 @@ def stream(trainer: Trainer, start: int) -> Iterator[tuple[int, dict]]:
     batches = iter(make_loader(trainer, EpochItems(trainer.train), order))
     for number in range(start, trainer.micro):
         if number % trainer.batches.per_epoch == 0: draw_as_loader()
-        yield number, next(batches)
+        yield number, with_tuples(next(batches))
 
 # %% ../../nbs/training/03_trainer.ipynb #03f4ccae
 def step_batches(trainer: Trainer, start: int) -> Iterator[list[dict]]:

@@ -17,7 +17,7 @@ NB ?=
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart controls test test-slow test-web bench fuzz demo docs lab clean-notebooks hooks clean
+.PHONY: help install quickstart controls test test-slow test-web bench bench-gpu fuzz demo docs lab clean-notebooks hooks clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,10 +49,14 @@ test-slow: $(READY)  ## the notebooks with cells marked slow, those cells includ
 test-web: $(READY)  ## the demo in a headless Chromium, which is installed where it is missing; ONLY=upload for a part of it
 	@$(BIN)/python tools/test_web.py $(ONLY)
 
-bench: $(READY)  ## times and memory of preprocessing beside the usual tools, and of a search of 50,000 among 50,000: outputs/bench; minutes, on a quiet machine
+bench: $(READY)  ## times and memory of preprocessing beside the usual tools, of a search of 50,000 among 50,000, and of the loader: outputs/bench; minutes, on a quiet machine
 	@$(BIN)/pip install -q --no-deps monai
 	@$(BIN)/python tools/bench.py
 	@$(BIN)/python tools/bench.py --search
+	@$(BIN)/python tools/bench.py --loader
+
+bench-gpu: $(READY)  ## training steps, generation, loader, 2D features and the preset gpu on this machine, at most 8 minutes: outputs/bench/gpu.json
+	@$(BIN)/python tools/bench_gpu.py
 
 fuzz: $(READY)  ## thousands of damaged files: each must end in a result or a clear error
 	@$(BIN)/python tools/fuzz.py

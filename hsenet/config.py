@@ -203,6 +203,7 @@ class Config(Settings):
     "Everything a run depends on."
     name: Name = "standard"
     seed: Annotated[int, Between(0, 2**32 - 1)] = 42
+    tracker: Annotated[str, OneOf(("none", "wandb", "trackio"))] = "none"  # beside TensorBoard
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     volume: VolumeConfig = field(default_factory=VolumeConfig)
     slices: SliceConfig = field(default_factory=SliceConfig)

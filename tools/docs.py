@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 import docs_made
-from docs_checks import site_problems
+from docs_checks import TEMPORARY, site_problems
 from run import ANSI, ROOT
 
 NBS = ROOT / "nbs"
@@ -321,15 +321,20 @@ WIDGET = "application/vnd.jupyter.widget-view+json"  # no kernel moves it here, 
 
 
 def tidy(output: dict) -> dict | None:
-    "An output without widgets, terminal colours and progress bars; None where nothing is left."
+    "An output without terminal colours, progress bars and places on this machine; None where nothing is left."
     if output["output_type"] != "stream":
-        data = {kind: each for kind, each in output.get("data", {}).items() if kind != WIDGET}
-        return output | {"data": data} if "data" in output else output
+        shown = {kind: placeless(data) if kind.startswith("text/") else data for kind, data in output.get("data", {}).items()}
+        return output | {"data": shown} if shown else output
     text = ANSI.sub("", "".join(output["text"]))
     lines = [line.split("\r")[-1] for line in text.split("\n")]
     text = "\n".join(line for line in lines if not NOISE.search(line)).strip("\n")
     if not text.strip(): return None
-    return {"output_type": "stream", "name": output["name"], "text": text + "\n"}
+    return {"output_type": "stream", "name": output["name"], "text": placeless(text) + "\n"}
+
+
+def placeless(text: str | list[str]) -> str:
+    "Paths below the project from there on, and temporary folders as `…`."
+    return TEMPORARY.sub("…", "".join(text).replace(f"{ROOT}/", ""))
 
 
 def finished(executed: Path) -> bool:

@@ -177,7 +177,7 @@ def wide(shown: Shown):
     "For a desktop: three columns."
     fig = plt.figure(figsize=(10, 3.7), dpi=144)
     draw_ct(fig.add_axes((0.005, 0.02, 0.33, 0.85)), shown, 8.5)
-    draw_texts(fig.add_axes((0.355, 0.02, 0.385, 0.965)), shown, 9)
+    draw_texts(fig.add_axes((0.355, 0.02, 0.385, 0.935)), shown, 9)
     axes = [fig.add_axes((0.765, 0.65 - 0.315 * i, 0.105, 0.285)) for i in range(NEIGHBOURS)]
     draw_neighbours(axes, shown, 7.5, beside=True)
     return fig
@@ -186,8 +186,8 @@ def wide(shown: Shown):
 def narrow(shown: Shown):
     "For a phone: one column."
     fig = plt.figure(figsize=(4.2, 9.2), dpi=160)
-    draw_ct(fig.add_axes((0.02, 0.6, 0.96, 0.36)), shown, 10)
-    draw_texts(fig.add_axes((0.03, 0.22, 0.94, 0.365)), shown, 9)
+    draw_ct(fig.add_axes((0.02, 0.585, 0.96, 0.36)), shown, 10)
+    draw_texts(fig.add_axes((0.03, 0.21, 0.94, 0.355)), shown, 9)
     axes = [fig.add_axes((0.02 + 0.33 * i, 0.085, 0.3, 0.12)) for i in range(NEIGHBOURS)]
     draw_neighbours(axes, shown, 7.5, beside=False)
     return fig

@@ -351,6 +351,16 @@ def test_docs_show_each_figure_once():
     assert once([figure("a"), figure("b")], False) == [figure("a"), figure("b")]
 
 
+def test_docs_say_nothing_of_this_machine():
+    from docs import tidy
+    path = f"17 cases in {ROOT}/outputs/mini/manifest.jsonl, /tmp/tmpa1b2c3d4/x"
+    shown = "17 cases in outputs/mini/manifest.jsonl, …/x"
+    stream = tidy({"output_type": "stream", "name": "stdout", "text": [path]})
+    assert stream["text"] == shown + "\n", stream
+    result = tidy({"output_type": "execute_result", "data": {"text/plain": [path], "image/png": path}})
+    assert result["data"] == {"text/plain": shown, "image/png": path}, result
+
+
 def test_docs_show_finished_runs_only():
     from docs import finished
     path = TEMPORARY / "run.ipynb"
@@ -454,6 +464,33 @@ def test_lab_runs_run_notebooks_from_the_top():
     for folder, wanted in (("nbs/runs", ROOT), ("nbs/ct", ROOT / "nbs/ct")):
         done = subprocess.run([sys.executable, "-c", source], cwd=ROOT / folder, capture_output=True, text=True)
         assert done.stdout == str(wanted), done
+
+
+def test_bench_gpu_in_small():
+    "Each kind of row of `make bench-gpu` at the sizes of a CPU, in this process; a row that fails says so, and the next one is measured."
+    import bench_gpu
+    from benching import data, language, steps
+    from benching.measure import Bench, run_row
+    rows = []
+    for module in (steps, language, data):
+        bench = Bench(TEMPORARY / module.__name__, small=True, ends=time.monotonic() + 200)
+        bench.folder.mkdir()
+        for name, measure in module.ROWS:
+            if name.startswith("preset gpu"): continue  # trains three models; by `tools/bench_gpu.py --only data`
+            rows.append(run_row(bench, name, measure))
+    assert not [row for row in rows if "error" in row], rows
+    assert len({row["row"] for row in rows}) == len(rows) > 20, rows
+    step = [row for row in rows if row["row"].startswith("VLM step, ours, batch 8")][0]
+    assert step["samples_per_second"] > 0 and step["tflop_per_sample"] > 0, step
+
+    def fails(bench): raise ValueError("a|b")
+
+    rows.append(run_row(bench, "bad", fails))
+    assert rows[-1]["error"].startswith("ValueError: a|b (test_tools.py:"), rows[-1]
+    bench.ends = 0
+    assert run_row(bench, "late", fails)["error"] == "not run: the time was over"
+    lines = bench_gpu.table(bench_gpu.machine() | {"rows": rows}).splitlines()
+    assert len(lines) == len(rows) + 2 and len({line.count("|") for line in lines}) == 1, lines
 
 
 def test_wheel_is_whole():

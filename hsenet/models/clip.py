@@ -296,6 +296,9 @@ def encode_text(
     attention_mask: Tensor | None = None,
 ) -> Tensor: # (B, P), unit length
     "Features of reports."
+    if attention_mask is not None and self.text.config._attn_implementation == "sdpa":
+        # of two dimensions, the library would look into it: a wait for the device in each step
+        attention_mask = attention_mask[:, None, None, :].bool()
     encoded = self.text(input_ids=input_ids, attention_mask=attention_mask)
     return F.normalize(self.text_head(encoded.last_hidden_state[:, 0]), dim=-1)
 

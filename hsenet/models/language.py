@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'ARITHMETIC', 'inject_lora', 'check_generation', 'load_language_model', 'base_checksum', 'check_same_base',
-           'phi3_config', 'check_same_settings', 'build_language_model']
+           'phi3_config', 'check_same_settings', 'whole_mask', 'build_language_model']
 
 # %% ../../nbs/models/06_language.ipynb #323c84af
 import logging
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -214,6 +214,18 @@ def check_same_settings(
             f"{folder}: its LoRA was trained beside {name} with {setting} {was}, but {name} has "
             f"{is_now} now; restore its config.json, or train again"
         )
+
+# %% ../../nbs/models/06_language.ipynb #a22f2a72
+def whole_mask(
+    config: PretrainedConfig, # of a language model
+    attention_mask: Tensor, # (B, L); 0: padding
+) -> Tensor: # (B, 1, L, L): who sees whom; as it is where that isn't enough
+    "What a causal model makes of a mask, without looking into it: no wait for a GPU."
+    length = attention_mask.shape[1]
+    window = getattr(config, "sliding_window", None) or length
+    if config._attn_implementation != "sdpa" or window < length: return attention_mask
+    before = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
+    return before & attention_mask[:, None, None, :].bool()
 
 # %% ../../nbs/models/06_language.ipynb #6953a0ff
 def build_language_model(

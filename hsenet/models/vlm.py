@@ -48,14 +48,9 @@ from hsenet.models.generation import (
     search_answers,
     stop_ids,
 )
-from hsenet.models.language import (
-    base_checksum,
-    build_language_model,
-    check_same_base,
-    check_same_settings,
-    inject_lora,
-    load_language_model,
-)
+from .language import (
+    base_checksum, build_language_model, check_same_base, check_same_settings, inject_lora,
+    load_language_model, whole_mask)
 from .packer import SpatialPacker, build_projector, packer_config
 from .vit import init_module
 
@@ -218,12 +213,13 @@ def encode(
     self: HSENetVLM,
     volume: Tensor, # (B, 1, D, H, W) in [0, 1]
     slice_features: Tensor | None = None, # (B, slices, slice_dim), where a branch reads them
+    encoders: nn.ModuleDict | None = None, # copies in another precision; None: the model's own
 ) -> tuple[Tensor, ...]: # (B, N, W) per branch, without CLS
     "Patch tokens of the frozen encoders; zeros if the model is the control without images."
     seen = 0.0 if self.config.control == "no_image" else 1.0
     ct = {"volume": volume, "slice_features": slice_features}
     tokens = []
-    for name, encoder in self.encoders.items():
+    for name, encoder in (encoders or self.encoders).items():
         dtype = next(encoder.parameters()).dtype  # on a GPU, towers for use may be in bf16
         inputs = {}
         for what in find_branch(name).reads:
@@ -268,13 +264,15 @@ def embed(
     volume: Tensor | None = None,
     slice_features: Tensor | None = None,
     patch_tokens: Sequence[Tensor] | None = None, # of `encode`; instead of volume and slices
+    trusted: bool = False, # the places are right: nobody waits for a GPU to look
 ) -> Tensor: # (B, L, D)
     "Word embeddings, with visual tokens at the places of <im_patch>. Raises `ValueError`."
     if patch_tokens is None and volume is not None:
         patch_tokens = self.encode(volume, slice_features)
     embeds = self.get_input_embeddings()(input_ids)
     places = input_ids == self.config.image_token_id
-    self._check_places(places, 0 if patch_tokens is None else self.num_visual_tokens)
+    if not trusted:
+        self._check_places(places, 0 if patch_tokens is None else self.num_visual_tokens)
     if patch_tokens is None: return embeds
     visual = self.visual_tokens(*patch_tokens).to(embeds.dtype)
     return embeds.masked_scatter(places[..., None], visual)
@@ -301,16 +299,17 @@ def forward(
     volume: Tensor | None = None,
     slice_features: Tensor | None = None,
     patch_tokens: Sequence[Tensor] | None = None,
-    words_only: bool = False, # logits of what follows the visual tokens, where all labels are
+    words_only: bool = False, # for training: logits of what follows the visual tokens only
     **kwargs, # for the language model
 ) -> CausalLMOutputWithPast:
     "Logits for each next token; with `labels` the mean cross-entropy over scored tokens as `loss`."
     if attention_mask is None: attention_mask = torch.ones_like(input_ids)
-    embeds = self.embed(input_ids, volume, slice_features, patch_tokens)
+    embeds = self.embed(input_ids, volume, slice_features, patch_tokens, trusted=words_only)
     positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
     kwargs.setdefault("use_cache", labels is None)
     inputs = dict(inputs_embeds=embeds, attention_mask=attention_mask, position_ids=positions)
     if not words_only: return self.language_model(**inputs, labels=labels, **kwargs)
+    inputs["attention_mask"] = whole_mask(self.language_model.config, attention_mask)
     with_ct = volume is not None or patch_tokens is not None
     skipped = self.num_visual_tokens if with_ct else 0
     kept = input_ids.shape[1] - skipped

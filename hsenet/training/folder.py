@@ -264,6 +264,7 @@ class History:
     def __init__(self, folder: Path, accelerator: Accelerator):
         self.path = folder / "metrics.jsonl"
         self.accelerator = accelerator
+        self.tracker = None  # a run of wandb or trackio
 
     def rewind(self, step: int) -> None:
         "Forget rows after `step`: a resumed run writes them again."
@@ -276,6 +277,7 @@ class History:
         if not self.accelerator.is_main_process: return
         row = {name: float(value) for name, value in row.items()}
         self.accelerator.log(row, step=step)
+        if self.tracker is not None: self.tracker.log(row, step=step)
         append_lines(self.path, [{"step": step, **row}])
 
 # %% ../../nbs/training/00_folder.ipynb #7e14f11f

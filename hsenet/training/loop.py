@@ -11,7 +11,6 @@ import logging
 import math
 import shutil
 from contextlib import nullcontext
-from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -31,6 +30,7 @@ from hsenet.files import (
     write_json,
 )
 from ..inventory import write_inventory
+from ..models.flops import mfu
 from hsenet.training.folder import (
     RESULTS,
     TrainingError,
@@ -45,7 +45,7 @@ from .parts import Interrupts
 from .state import intact_state, load_state, save_state
 from .step import optimizer_step, over_processes
 from .trainer import Task, Trainer, draw_as_loader, make_loader, step_batches
-from .watch import Clock
+from .watch import AttentionKernels, Clock, device_peak, summary_line, tracked
 
 # %% ../../nbs/training/05_loop.ipynb #8c4221d4
 log = logging.getLogger(__name__)
@@ -194,6 +194,7 @@ def fit(
     log_every: int = 10,  # steps
     stop_after: int | None = None,  # steps; for tests of resuming
     hold: bool = True,  # be the only training in the folder; False: the caller holds it
+    tracker: str = "none",  # beside TensorBoard: `wandb` or `trackio`
 ) -> Path:  # the best checkpoint
     "Train; gives the folder of the best checkpoint. Raises `TrainingError`, `FileError`."
     output = Path(output)
@@ -202,7 +203,9 @@ def fit(
     with hold_run(output) if hold else nullcontext():
         trainer = _prepare(task, train, tune, config, output, seed, resume, facts)
         if trainer is None: return output / "best"
-        return _run(trainer, log_every, stop_after)
+        kind = tracker if trainer.accelerator.is_main_process else "none"
+        with tracked(kind, output, signature(config, seed, facts)) as trainer.history.tracker:
+            return _run(trainer, log_every, stop_after)
 
 # %% ../../nbs/training/05_loop.ipynb #b5dc43d9
 def _open_folder(trainer: Trainer, signature: dict, resume: bool) -> None:
@@ -235,11 +238,15 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
     progress = trainer.progress
     first_step = progress.step
     clock = Clock(trainer.accelerator.num_processes)
+    kernels = AttentionKernels()
+    device = trainer.accelerator.device
+    group = None
     trainer.model.train()
     with Interrupts() as interrupts, _progress_bar(trainer) as bar:
-        groups = ahead(step_batches(trainer, first_step), trainer.accelerator.device)
-        for group in clock.waiting(groups):
-            row = optimizer_step(trainer, group)
+        for group in clock.waiting(ahead(step_batches(trainer, first_step), device)):
+            looks = device.type == "cuda" and progress.step == first_step
+            with kernels if looks else nullcontext(): row = optimizer_step(trainer, group)
+            if looks: log.info("%s: attention by %s", trainer.output, kernels)
             clock.count(group)
             bar.update()
             step = progress.step
@@ -249,7 +256,7 @@ def _run(trainer: Trainer, log_every: int, stop_after: int | None) -> Path:
             if interrupts.noted: raise KeyboardInterrupt(_interrupted(trainer))
             if stop_after is not None and step - first_step >= stop_after: break
     trainer.finite.check()
-    if progress.step >= trainer.total: _finish(trainer, clock)
+    if progress.step >= trainer.total: _finish(trainer, clock, group, kernels)
     for tracker in trainer.accelerator.trackers: tracker.finish()
     return trainer.output / "best"
 
@@ -304,7 +311,12 @@ def progress_line(row: dict) -> str:
     return ", ".join(parts)
 
 # %% ../../nbs/training/05_loop.ipynb #29f1b2f0
-def _finish(trainer: Trainer, clock: Clock) -> None:
+def _finish(
+    trainer: Trainer,
+    clock: Clock,
+    group: list[dict] | None,  # the last step's batches; None: nothing was left to do
+    kernels: AttentionKernels,
+) -> None:
     "Save the last model and say that the run is done, what it gave and what it took."
     save_model(trainer, "last")
     if not trainer.accelerator.is_main_process: return
@@ -315,17 +327,18 @@ def _finish(trainer: Trainer, clock: Clock) -> None:
         "train_cases": len(trainer.train),
         "processes": trainer.accelerator.num_processes,
         **clock.summary(),
+        **_utilisation(trainer, clock, group),
     }
+    if kernels.names: facts["attention"] = sorted(kernels.names)
     write_json(trainer.output / "done.json", facts)
-    best = "none" if facts["best"] is None else f"{facts['best']:.4g}"
-    log.info(
-        "%s: %d steps in %s, %.3g cases/s, data wait %.0f %%, %.1f GB; best %s %s",
-        trainer.output,
-        trainer.total,
-        timedelta(seconds=round(facts["wall_seconds"])),
-        facts["cases_per_second"],
-        100 * facts["data_wait"],
-        facts["memory_gb"],
-        trainer.task.metric,
-        best,
-    )
+    log.info("%s: %s", trainer.output, summary_line(facts))
+
+
+def _utilisation(trainer: Trainer, clock: Clock, group: list[dict] | None) -> dict[str, float]:
+    "MFU of the run, evaluation included, where the device's peak and the model's work are known."
+    peak = device_peak(trainer.accelerator.device)
+    if peak is None or not group: return {}
+    per_case = trainer.task.flops(group[-1], round(clock.tokens / max(1, clock.cases)))
+    if per_case is None: return {}
+    per_device = clock.speed()["cases_per_second"] / trainer.accelerator.num_processes
+    return {"tflop_per_case": per_case / 1e12, "mfu": mfu(per_case, per_device, peak)}

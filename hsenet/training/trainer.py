@@ -71,6 +71,14 @@ class Task:
         "The loss of `outputs` and `constants` of all cases of a batch, and scalars to log."
         raise NotImplementedError
 
+    def use_half(self) -> None:
+        "Let what is frozen work in bf16; called where the rest does. Nothing by itself."
+
+    def flops(self, batch: dict, tokens: int) -> float | None:
+        """Operations of training on one case of such batches, with as many text tokens (see
+        `models.flops`); None: not known."""
+        return None
+
     @torch.no_grad()
     def evaluate_batch(self, model: nn.Module, batch: dict) -> dict[str, Any]:
         "What `summarise` needs of a batch of the tuning split; tensors are on the CPU."
@@ -154,6 +162,7 @@ class Trainer:
         on_gpu = self.accelerator.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, fused=on_gpu)  # one kernel for all parameters
         self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
+        if on_gpu and self.accelerator.mixed_precision == "bf16": task.use_half()
         self.schedule = LambdaLR(self.optimizer.optimizer, self._lr_factor)
         self.progress = Progress()
         self.history = History(output, self.accelerator)

@@ -40,6 +40,9 @@ def environment() -> list[Line]:
 
     import torch
 
+    from hsenet.metrics.text import NO_WORDNET
+    from hsenet.metrics.words import find_wordnet
+
     lines = [Line("Python", platform.python_version())]
     for package in BASIS:
         found = installed(package)
@@ -47,6 +50,7 @@ def environment() -> list[Line]:
     lines.append(Line("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"))
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines.append(Line("GPU", ", ".join(gpus) or "none"))
+    lines.append(Line("WordNet, for METEOR", "found" if find_wordnet() else NO_WORDNET))
     return lines
 
 # %% ../../nbs/use/07_doctor.ipynb #c9190a85

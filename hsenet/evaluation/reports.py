@@ -214,9 +214,8 @@ def evaluate_mrg(
     once, others = once_and_again(data.records)
     known = one_per_scan(read_manifest(cache, "train"))
     # predict
-    asked = report_requests(once, prompt)
     how = batch_size, max_new_tokens, processes
-    rows = predictions_for(respondent, output, asked, *how)
+    rows = predictions_for(respondent, output, report_requests(once, prompt), *how)
     patients = [row["patient"] for row in rows]
     texts = {  # the first arguments of `text_numbers`, by name
         "predictions": [row["prediction"] for row in rows],
@@ -238,8 +237,8 @@ def evaluate_mrg(
     # score the words
     words, reasons = text_numbers(**texts, patients=patients, learned=learned)
     if every_reconstruction and others:
-        asked = report_requests(others, prompt)
-        rows = rows + predictions_for(respondent, output / "other_reconstructions", asked, *how)
+        beside, again = output / "other_reconstructions", report_requests(others, prompt)
+        rows = rows + predictions_for(respondent, beside, again, *how)
         words |= _released_words(rows, texts["training"], learned)
     # save
     metrics = save_metrics(

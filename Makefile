@@ -22,7 +22,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  settings:  PRESET=tiny|gpu|…  SEED=42  OUTPUT=outputs/quickstart  DATA=data  PYTHON=python3.11"
+	@echo "  settings:  PRESET=tiny|cpu|gpu|…  SEED=42  OUTPUT=outputs/quickstart  DATA=data  PYTHON=python3.11"
 
 $(READY): settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -19,7 +19,7 @@ On a machine that is lent for 15 minutes and has no registry (what it has: ../sh
        export PYTHONPATH=$PWD:$PWD/outputs/carry; python tools/bench_gpu.py --minutes 8; cp outputs/bench/gpu.* $OUT
 3. `give_back` at once. Should a group have failed as a whole, the rest of the 15 minutes is enough for it alone:
        export PYTHONPATH=$PWD:$PWD/outputs/carry; python tools/bench_gpu.py --only language --minutes 4; cp outputs/bench/gpu.* $OUT
-4. Here: cp the fetched gpu.json to nbs/results/gpu.json, which the docs show.
+4. Here: python tools/bench_gpu.py --table gpu.json gives the table in Markdown, for the docs (nbs/results); none has been made yet.
 """
 import argparse
 import importlib

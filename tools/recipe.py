@@ -2,6 +2,7 @@
 
     python tools/recipe.py cases                     make the phantoms (about 10 minutes on two cores), once
     python tools/recipe.py train VARIANT [--seed N]  train one variant; adds a row to nbs/results/recipe.json
+    python tools/recipe.py ceiling PRESET            the network that is shown the labels, on a preset's own phantoms
     python tools/recipe.py list                      what each variant changes
 """
 import argparse
@@ -111,7 +112,8 @@ SMALL = {  # 16 × 32 × 32 voxels, patches of 4 × 8 × 8: 64 of them
 }
 WINDOW = {  # 16 × 64 × 64 voxels as preset `cpu` has them, patches of 4 × 16 × 16
     "200": ("window to 200 HU (the paper's), eight epochs", dict(window=(-1000, 200))),
-    "1000": ("window to 1000 HU: bone, calcium and metal differ from soft tissue", dict(window=(-1000, 1000))),
+    "400": ("window to 400 HU: chalk and metal differ from soft tissue", dict(window=(-1000, 400))),
+    "thick": ("window to 400 HU, 32 patches of 8 × 16 × 16", dict(window=(-1000, 400), patch=(8, 16, 16))),
 }
 FULL = {  # 32 × 128 × 128 voxels, as `gpu`
     "vit": ("patches of 4 × 16 × 16: 512 of them", dict(patch=(4, 16, 16))),
@@ -145,7 +147,7 @@ def _case(name: str) -> tuple[np.ndarray, np.ndarray, list[bool]]:
         return encoder_volume(ct, config.volume.size, config.volume.spacing, window)[0]
 
     volume = np.rint(seen("gpu", (-1000, 200)) * 255).astype(np.uint8)
-    hu = np.rint(seen("cpu", (-1000, 3000)) * 4000 - 1000).astype(np.int16)
+    hu = np.rint(seen("cpu", (-1000, 400)) * 1400 - 1000).astype(np.int16)
     return volume, hu, [phantom.get(label) is not None for label in FINDINGS]
 
 
@@ -196,6 +198,77 @@ def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
     if settings.window: return windowed_volumes(settings.window), labels
     volumes = torch.from_numpy(pooled_volumes(settings.pool))
     return (volumes.bfloat16() / 255)[:, None], labels
+
+
+# ceilings: what the convolutional network sees of a preset's own phantoms
+
+def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool]]:
+    "A phantom as a preset sees it (uint8), and which findings it has."
+    from hsenet.config import preset
+    from hsenet.ct.resample import encoder_volume
+    from hsenet.ct.volume import CT
+    from hsenet.phantoms.findings import FINDINGS, draw
+    from hsenet.phantoms.render import acquire, render
+
+    name, size = job
+    config = preset(size)
+    phantom = draw(name, config.phantom.difficulty, config.seed)
+    acquisition = acquire(phantom, config.phantom.shape, 1, config.seed)
+    hu = np.rint(render(phantom, acquisition)).astype(np.int16)
+    ct = CT(np.ascontiguousarray(hu), acquisition.spacing, {})
+    volume = encoder_volume(ct, config.volume.size, config.volume.spacing, config.volume.window)[0]
+    return np.rint(volume * 255).astype(np.uint8), [phantom.get(label) is not None for label in FINDINGS]
+
+
+def preset_cases(size: str, cases: int, processes: int) -> tuple[np.ndarray, np.ndarray]:
+    "Volumes and labels of so many training phantoms of a preset and of the held-out ones; made once."
+    kept = CASES / f"preset-{size}-{cases}.npz"
+    if kept.is_file():
+        with np.load(kept) as arrays: return arrays["volumes"], arrays["labels"]
+    names = [f"train_{i}_a" for i in range(1, cases + 1)]
+    names += [f"valid_{i}_a" for i in range(1, HELD_OUT + 1)]
+    with ProcessPoolExecutor(processes) as pool:
+        made = list(pool.map(_preset_case, [(name, size) for name in names], chunksize=8))
+    volumes = np.stack([volume for volume, _ in made])
+    labels = np.array([labels for _, labels in made])
+    CASES.mkdir(parents=True, exist_ok=True)
+    np.savez(kept, volumes=volumes, labels=labels)
+    return volumes, labels
+
+
+def measure_ceiling(size: str, cases: int, epochs: int, seed: int, processes: int) -> dict:
+    "AUROC per finding of the convolutional network after each epoch, on a preset's own phantoms."
+    from hsenet.phantoms.findings import FINDINGS
+
+    arrays, truth = preset_cases(size, cases, processes)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
+    drawn = truth.any(0)
+    labels = torch.tensor(truth[:, drawn]).float()
+    names = [name for name, there in zip(FINDINGS, drawn) if there]
+    settings = Settings(model="cnn", cases=cases, epochs=epochs)
+    network = build(settings, tuple(volumes.shape[2:]), len(names))
+    begin, begin_cpu = time.monotonic(), time.process_time()
+    curve = []
+
+    def label_loss(chosen: np.ndarray) -> Tensor:
+        return F.binary_cross_entropy_with_logits(network(volumes[chosen]).float(), labels[chosen])
+
+    def report(epoch: int, loss: float) -> None:
+        scores = aurocs(network, volumes[cases:], labels[cases:])
+        curve.append({"epoch": epoch, "loss": round(loss, 4), "auroc": scores})
+        print(f"ceiling {size} | {epoch} loss {loss:.3f} mean {np.mean(scores):.3f} "
+              f"{' '.join(f'{s:.2f}' for s in scores)} | {time.process_time() - begin_cpu:.0f} s", flush=True)
+
+    optimise(network, list(network.parameters()), settings, epochs, label_loss, rng, report)
+    return {
+        "preset": size, "voxels": list(volumes.shape[2:]), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
+        "seed": seed, "findings": names, "curve": curve,
+        "with_finding": truth[cases:, drawn].sum(0).tolist(),
+        "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
+        "minutes": round((time.monotonic() - begin) / 60, 1),
+    }
 
 
 # the models
@@ -328,6 +401,9 @@ CLIP_VARIANTS = {
         "16 × 64 × 64 voxels, 64 linear patches of 4 × 16 × 16, CLS, ten epochs", {"stage1.epochs": 10}),
     "clip-coarse-stem": (
         "the same with stem, positions × 0.1, maximum and mean", STEM_MAX_MEAN | {"stage1.epochs": 10}),
+    "clip-window": (
+        "as preset `cpu` but for 3,000 cases, 12 epochs and a window to 400 HU",
+        {"encoder.num_layers": 3, "encoder.mlp_dim": 512, "volume.window": (-1000, 400), "stage1.epochs": 12}),
     "clip-fine": (
         "16 × 64 × 64 voxels, 256 linear patches of 4 × 8 × 8, CLS",
         {"encoder.patch_size": (4, 8, 8)}),
@@ -378,7 +454,8 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     pool = tuple([size // small for size, small in zip((32, 128, 128), config.volume.size)])
-    volumes, labels = load_cases(Settings(pool=pool))
+    window = () if config.volume.window == (-1000, 200) else config.volume.window
+    volumes, labels = load_cases(Settings(pool=pool, window=window))
     reports = json.loads((CASES / "reports.json").read_text())
     tokenizer = train_tokenizer(reports[:TRAINING], config.text.vocab_size, "bert", config.text.max_length)
     encoded = tokenizer(reports, padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt")
@@ -543,18 +620,19 @@ def commit() -> str:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def keep(row: dict, path: Path) -> None:
-    "The row in the file of results, in place of an older one of its variant and seed."
+def keep(row: dict, path: Path, *names: str) -> None:
+    "The row in the file of results, in place of an older one with the same `names`."
     rows = json.loads(path.read_text()) if path.is_file() else []
-    rows = [old for old in rows if (old["variant"], old["seed"]) != (row["variant"], row["seed"])]
+    rows = [old for old in rows if [old[name] for name in names] != [row[name] for name in names]]
     lines = ",\n".join([json.dumps(each) for each in [*rows, row]])
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("cases", "train", "list"))
-    parser.add_argument("variant", nargs="?", choices=(*VARIANTS, *CLIP_VARIANTS))
+    parser.add_argument("do", choices=("cases", "train", "ceiling", "list"))
+    parser.add_argument("variant", nargs="?", help="a variant; for `ceiling` a preset")
+    parser.add_argument("--cases", type=int, default=TRAINING, help="training phantoms of a ceiling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--threads", type=int, default=1)
@@ -566,13 +644,18 @@ def main() -> None:
         for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items(): print(f"{name:24} {what}")
     elif args.do == "cases":
         make_cases(os.cpu_count() or 1)
+    elif args.do == "ceiling":
+        row = measure_ceiling(args.variant, args.cases, args.epochs or 6, args.seed, os.cpu_count() or 1)
+        keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "cases", "seed")
+    elif args.variant not in VARIANTS | CLIP_VARIANTS:
+        parser.error(f"{args.variant!r} is no variant; `list` shows them")
     elif args.variant in CLIP_VARIANTS:
         row = train_clip(args.variant, CLIP_VARIANTS[args.variant][1], args.seed, args.epochs)
-        keep(row | {"commit": commit()}, args.results)
+        keep(row | {"commit": commit()}, args.results, "variant", "seed")
     else:
         settings = replace(Settings(), **VARIANTS[args.variant][1])
         if args.epochs: settings = replace(settings, epochs=args.epochs)
-        keep(train(args.variant, settings, args.seed) | {"commit": commit()}, args.results)
+        keep(train(args.variant, settings, args.seed) | {"commit": commit()}, args.results, "variant", "seed")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import StageConfig
 from .folder import History, TrainingError
-from .batches import EpochBatches, EpochItems, RunBatches
+from .batches import EpochBatches, EpochItems, RunBatches, with_tuples
 from hsenet.training.parts import (
     FiniteCheck,
     ignore_interrupt,
@@ -196,7 +196,7 @@ def stream(trainer: Trainer, start: int) -> Iterator[tuple[int, dict]]:
     batches = iter(make_loader(trainer, EpochItems(trainer.train), order))
     for number in range(start, trainer.micro):
         if number % trainer.batches.per_epoch == 0: draw_as_loader()
-        yield number, next(batches)
+        yield number, with_tuples(next(batches))
 
 # %% ../../nbs/training/03_trainer.ipynb #03f4ccae
 def step_batches(trainer: Trainer, start: int) -> Iterator[list[dict]]:

@@ -244,25 +244,24 @@ def tidy_outputs(path: Path) -> bool:
 def site_problems(site: Path) -> list[str]:
     "Links to files or places that aren't in the site, and paths of a machine."
     out = []
-    anchors: dict[Path, set[str]] = {}
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted(site.rglob("*.html"))}
+    files = {os.path.normpath(path) for path in site.rglob("*") if path.is_file()}
+    texts = {path: Path(path).read_text(encoding="utf-8") for path in sorted(files) if path.endswith(".html")}
+    anchors = {path: set(re.findall(r'\b(?:id|name)="([^"]+)"', text)) for path, text in texts.items()}
     for path, text in texts.items():
-        anchors[path] = set(re.findall(r'\b(?:id|name)="([^"]+)"', text))
-    for path, text in texts.items():
-        name = path.relative_to(site)
+        name = os.path.relpath(path, site)
         out += [f"{name}: {found}" for found in sorted(set(machine_paths(re.sub(r"<[^>]+>", " ", text))))]
         for link in sorted(set(re.findall(r'\b(?:href|src|srcset)="([^"]+)"', text))):
-            if not _leads_somewhere(html.unescape(link), path, anchors): out.append(f"{name}: {link} leads nowhere")
+            if not _leads_somewhere(html.unescape(link), path, files, anchors): out.append(f"{name}: {link} leads nowhere")
     return out
 
 
-def _leads_somewhere(link: str, page: Path, anchors: dict[Path, set[str]]) -> bool:
+def _leads_somewhere(link: str, page: str, files: set[str], anchors: dict[str, set[str]]) -> bool:
     parts = urlsplit(link)
     if parts.scheme or parts.netloc or link in ("#", ""): return True
-    target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-    if not target.is_file(): return False
-    if not parts.fragment or target.suffix != ".html": return True
-    return unquote(parts.fragment) in anchors.get(target, set())
+    target = os.path.normpath(os.path.join(os.path.dirname(page), unquote(parts.path))) if parts.path else page
+    if target not in files: return False
+    if not parts.fragment or target not in anchors: return True
+    return unquote(parts.fragment) in anchors[target]
 
 
 def main() -> int:

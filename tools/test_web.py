@@ -9,6 +9,7 @@ Debian's Chromium is installed where there is none, which takes root.
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -207,7 +208,13 @@ def widest(page) -> int:
 # --- tests -----------------------------------------------------------------------------------------------------------
 
 def test_opens(demo: Demo) -> None:
-    "The page, what it is not for, and its phantoms."
+    "The page, what it is not for, and its phantoms; and nothing at another address of this machine."
+    port = int(demo.address.rsplit(":", 1)[1])
+    try:
+        socket.create_connection(("127.0.0.2", port), timeout=5).close()
+        raise AssertionError("it listens elsewhere, too")
+    except OSError:
+        pass
     with demo.person() as page:
         assert page.title() == "HSENet"
         assert page.get_by_text("Research use only, not for diagnosis.").is_visible()

@@ -43,14 +43,11 @@ def open_page(browser, address: str, **how):
 
 
 def choose_sentence(page, words: tuple[str, ...]) -> None:
-    "Click the first sentence that has one of the words, or the first of all."
+    "Click a sentence that has one of the words, the first word first; else the first sentence."
     sentences = page.locator("#report button")
-    chosen = 0
-    for number, text in enumerate(sentences.all_inner_texts()):
-        if any(word in text.lower() for word in words):
-            chosen = number
-            break
-    sentences.nth(chosen).click()
+    texts = [text.lower() for text in sentences.all_inner_texts()]
+    found = [texts.index(text) for word in words for text in texts if word in text]
+    sentences.nth(found[0] if found else 0).click()
     page.wait_for_selector("section.viewer[data-map]")
     page.wait_for_timeout(1500)
 
@@ -58,23 +55,21 @@ def choose_sentence(page, words: tuple[str, ...]) -> None:
 def take(browser, address: str) -> None:
     "All the pictures."
     page = open_page(browser, address, viewport=WIDE, color_scheme="light")
-    choose_sentence(page, ("effusion", "heart", "consolidation"))
+    choose_sentence(page, ("pleural effusion", "consolidation", "heart"))
     save(page, "light")
     page.get_by_role("tab", name="Findings").click()
     page.wait_for_selector("#findings button")
     page.click("[data-window=mediastinum]")
-    page.wait_for_timeout(500)
+    page.click("#findings button >> nth=0")
+    page.wait_for_function("document.querySelector('#findings [aria-pressed=true]')")
+    page.wait_for_timeout(1000)
     save(page, "findings")
     page.context.close()
 
     page = open_page(browser, address, viewport=WIDE, color_scheme="dark")
-    page.get_by_role("tab", name="Questions").click()
-    for question in ("Where is the pleural effusion?", "Is there a lung nodule?"):
-        page.fill("#question textarea, #question input", question)
-        page.keyboard.press("Enter")
-        page.wait_for_function("q => document.querySelector('#chat')?.innerText.includes(q)", arg=question)
-        page.wait_for_selector("#chat .caret", state="detached")
-    page.wait_for_timeout(1500)
+    page.get_by_role("tab", name="Cases").click()
+    page.wait_for_selector("#similar article")
+    page.wait_for_timeout(1000)
     save(page, "dark")
     page.context.close()
 

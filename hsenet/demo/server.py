@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PAGES', 'BELOW', 'CALLS', 'POLICY', 'HEADERS', 'HERE', 'is_answered', 'with_headers', 'header_of', 'cookie_of',
-           'gradio_session', 'Door', 'build_app', 'open_socket', 'serve']
+           'gradio_session', 'Door', 'receive_file', 'build_app', 'open_socket', 'serve']
 
-# %% ../../nbs/demo/07_server.ipynb #81d1eea7
+# %% ../../nbs/demo/07_server.ipynb #bb98458b
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs
 from .page import COOKIE, DemoFault, Handlers, asset, build_page, load_gradio
 from .service import Service
 from .sessions import Sessions, demo_folder
-from .uploads import stored_name
+from .uploads import Limits, UploadError, stored_name
 
 # %% ../../nbs/demo/07_server.ipynb #5dc81627
 PAGES = ("/", "/config", "/theme.css", "/manifest.json", "/favicon.ico")
@@ -97,7 +97,7 @@ def gradio_session(scope: dict) -> str:
     asked = parse_qs(scope.get("query_string", b"").decode("latin-1"))
     return asked.get("session_hash", [""])[0]
 
-# %% ../../nbs/demo/07_server.ipynb #4830c807
+# %% ../../nbs/demo/07_server.ipynb #b7c55341
 class Door:
     "An ASGI application before another, which lets through what may pass."
 
@@ -120,6 +120,8 @@ class Door:
         return 0
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        from starlette.responses import Response
+
         if scope["type"] == "lifespan": return await self.app(scope, receive, send)
         if scope["type"] != "http": return
         status = self.refusal(scope)
@@ -132,10 +134,28 @@ class Door:
             await send(message)
 
         if not status: return await self.app(scope, receive, answer)
-        await answer({"type": "http.response.start", "status": status, "headers": []})
-        await answer({"type": "http.response.body", "body": b""})
+        await Response(status_code=status)(scope, receive, answer)
 
-# %% ../../nbs/demo/07_server.ipynb #4f034215
+# %% ../../nbs/demo/07_server.ipynb #f78257c2
+async def receive_file(
+    chunks: AsyncIterator[bytes],
+    path: Path,
+    limits: Limits,
+) -> None:
+    "Write an upload, whole or not at all. Raises `UploadError` beyond the limit, `OSError`."
+    size = 0
+    whole = False
+    try:
+        with open(path, "wb") as file:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > limits.bytes: raise limits.refusal()
+                file.write(chunk)
+        whole = True
+    finally:
+        if not whole: path.unlink(missing_ok=True)
+
+# %% ../../nbs/demo/07_server.ipynb #1d1383e6
 def _add_routes(app: Any, handlers: Handlers) -> None:
     "Uploads and volumes, on a FastAPI application."
     from fastapi import HTTPException, Request
@@ -150,15 +170,16 @@ def _add_routes(app: Any, handlers: Handlers) -> None:
     async def upload(token: str, request: Request, name: str = "") -> JSONResponse:
         session = own_session(token, request)
         limits = handlers.service.limits
-        refused = JSONResponse({"error": str(limits.refusal())}, 413)
-        if int(request.headers.get("content-length") or 0) > limits.bytes: return refused
+        session.take(name, None)  # the CT before goes now
         path = session.new_folder() / stored_name(name)
-        size = 0
-        with open(path, "wb") as file:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limits.bytes: return refused
-                file.write(chunk)
+        try:
+            promised = int(request.headers.get("content-length") or 0)
+            if promised > limits.bytes: raise limits.refusal()
+            await receive_file(request.stream(), path, limits)
+        except UploadError as e:
+            return JSONResponse({"error": str(e)}, 413)
+        except OSError as e:
+            return JSONResponse({"error": f"the upload can't be kept ({e.strerror})"}, 507)
         session.upload = path
         return JSONResponse({"upload": path.parent.name})
 
@@ -170,7 +191,7 @@ def _add_routes(app: Any, handlers: Handlers) -> None:
     app.add_api_route("/ct/{token}/upload", upload, methods=["POST"], response_model=None)
     app.add_api_route("/ct/{token}/{name}", shown, methods=["GET"], response_model=None)
 
-# %% ../../nbs/demo/07_server.ipynb #e2d17013
+# %% ../../nbs/demo/07_server.ipynb #82b22bfd
 def build_app(service: Service, folder: Path, only_here: bool = True) -> Door:
     "The whole demo as an ASGI application; its files lie in `folder`. Raises `DemoFault`."
     gr = load_gradio()
@@ -198,7 +219,7 @@ def build_app(service: Service, folder: Path, only_here: bool = True) -> Door:
     )
     return Door(mounted, handlers.sessions, only_here)
 
-# %% ../../nbs/demo/07_server.ipynb #ed492aa1
+# %% ../../nbs/demo/07_server.ipynb #a671907f
 def open_socket(host: str, port: int) -> socket.socket:
     "A socket that listens there; port 0: any free one. Raises `DemoFault`."
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -208,7 +229,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         raise DemoFault(f"the demo can't listen on {host}, port {port} ({e.strerror or e}); "
                         "choose another with --host and --port") from e
 
-# %% ../../nbs/demo/07_server.ipynb #5245ae30
+# %% ../../nbs/demo/07_server.ipynb #f7fb2b15
 @contextmanager
 def _ending_on_term() -> Iterator[None]:
     "SIGTERM ends as Ctrl-C does, so that nothing is left behind."

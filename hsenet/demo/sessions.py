@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PREFIX', 'LOCK', 'MOST_PAGES', 'leftovers', 'demo_folder', 'Session', 'Sessions']
 
-# %% ../../nbs/demo/02_sessions.ipynb #c177aacb
+# %% ../../nbs/demo/02_sessions.ipynb #b644106f
 import fcntl
 import hmac
 import os
@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fastcore.basics import patch
 
 from ..disk import remove_folder
 
@@ -61,7 +63,7 @@ def demo_folder(
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
 
-# %% ../../nbs/demo/02_sessions.ipynb #0025f8c0
+# %% ../../nbs/demo/02_sessions.ipynb #91cb9be9
 @dataclass(eq=False)
 class Session:
     "One page that is open, and the CT that it looks at."
@@ -81,7 +83,7 @@ class Session:
     upload: Path | None = None  # what came last, not yet opened
     closed: bool = False
 
-    def take(self, name: str, ct: Path, reference: str = "", **header: Any) -> None:
+    def take(self, name: str, ct: Path | None, reference: str = "", **header: Any) -> None:
         "Look at another CT, and forget the one before."
         self.number += 1
         self.name, self.ct, self.reference = name, ct, reference
@@ -91,12 +93,14 @@ class Session:
 
     def new_folder(self) -> Path:
         "An empty folder in the session's own, for the next CT; what was there before goes."
-        for old in self.folder.iterdir(): remove_folder(old)
+        for old in self.folder.iterdir():
+            if old.is_dir(): remove_folder(old)
+            else: old.unlink()
         folder = self.folder / secrets.token_hex(4)
         folder.mkdir()
         return folder
 
-# %% ../../nbs/demo/02_sessions.ipynb #a6cb286b
+# %% ../../nbs/demo/02_sessions.ipynb #03fcf0d2
 MOST_PAGES = 200  # open at once
 
 
@@ -125,24 +129,30 @@ class Sessions:
             raise PermissionError("no such session")
         return session
 
-    def by_token(self, token: str, owner: str) -> Session:
-        "The session with a token. Raises `PermissionError` unless it is this owner's."
-        with self.lock: every = list(self.by_name.values())
-        found = None
-        for session in every:
-            if hmac.compare_digest(session.token.encode(), token.encode()): found = session
-        return self.checked(found, owner)
+# %% ../../nbs/demo/02_sessions.ipynb #e3c12704
+@patch
+def by_token(self: Sessions, token: str, owner: str) -> Session:
+    "The session with a token. Raises `PermissionError` unless it is this owner's."
+    with self.lock: every = list(self.by_name.values())
+    found = None
+    for session in every:
+        if hmac.compare_digest(session.token.encode(), token.encode()): found = session
+    return self.checked(found, owner)
 
-    def may_use(self, name: str, owner: str) -> bool:
-        "Is the page of this name unknown yet, or this owner's?"
-        session = self.by_name.get(name)
-        return session is None or hmac.compare_digest(session.owner.encode(), owner.encode())
 
-    def close(self, name: str) -> Session | None:
-        "Forget a page and remove its folder; gives what is closed now."
-        with self.lock: session = self.by_name.pop(name, None)
-        if session is None: return None
-        session.closed = True
-        session.number += 1
-        shutil.rmtree(session.folder, ignore_errors=True)
-        return session
+@patch
+def may_use(self: Sessions, name: str, owner: str) -> bool:
+    "Is the page of this name unknown yet, or this owner's?"
+    session = self.by_name.get(name)
+    return session is None or hmac.compare_digest(session.owner.encode(), owner.encode())
+
+
+@patch
+def close(self: Sessions, name: str) -> Session | None:
+    "Forget a page and remove its folder; gives what is closed now."
+    with self.lock: session = self.by_name.pop(name, None)
+    if session is None: return None
+    session.closed = True
+    session.number += 1
+    shutil.rmtree(session.folder, ignore_errors=True)
+    return session

@@ -321,9 +321,11 @@ WIDGET = "application/vnd.jupyter.widget-view+json"  # no kernel moves it here, 
 
 
 def tidy(output: dict) -> dict | None:
-    "An output without terminal colours, progress bars and places on this machine; None where nothing is left."
+    "An output without widgets, terminal colours, progress bars and places on this machine; None where nothing is left."
     if output["output_type"] != "stream":
-        shown = {kind: placeless(data) if kind.startswith("text/") else data for kind, data in output.get("data", {}).items()}
+        shown = {}
+        for kind, data in output.get("data", {}).items():
+            if kind != WIDGET: shown[kind] = placeless(data) if kind.startswith("text/") else data
         return output | {"data": shown} if shown else output
     text = ANSI.sub("", "".join(output["text"]))
     lines = [line.split("\r")[-1] for line in text.split("\n")]

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RUN_COLUMNS', 'THIRDS', 'RATES', 'CT_RATE_CASES', 'points', 'seeds_so_far', 'effect_words', 'claim_words',
            'command_for', 'claims_summary', 'claim_section', 'claims_markdown', 'runs_table', 'plot_claims',
-           'finding_sizes', 'recall_by_size', 'gpu_seconds', 'gpu_hours']
+           'finding_sizes', 'recall_by_size', 'size_table', 'sizes_markdown', 'gpu_seconds', 'gpu_hours']
 
-# %% ../../nbs/evaluation/15_claims_page.ipynb #9dc765e7
+# %% ../../nbs/evaluation/15_claims_page.ipynb #ee158dca
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import numpy as np
 from .claims import CLAIMS
 from .effects import OPEN, claim_verdict
 from .grid import Row
+from .retrieval import varied_labels
+from .variants import read_arrays
 from ..files import read_lines
 
 # %% ../../nbs/evaluation/15_claims_page.ipynb #07ff641a
@@ -198,7 +200,39 @@ def recall_by_size(
         table[name] = shares
     return table
 
-# %% ../../nbs/evaluation/15_claims_page.ipynb #eb68c64d
+# %% ../../nbs/evaluation/15_claims_page.ipynb #504e758f
+def size_table(
+    record: Mapping[str, Any],  # of `claims_record`
+    output: str | Path,  # the grid's folder
+    corpus: str | Path,  # phantoms
+    cases: Sequence[Mapping],  # held-out records, one per scan
+    row: str = "mrg",
+) -> dict[str, dict[str, float]]:
+    "`recall_by_size` of a row's reports, a mean over its seeds; empty where none is done."
+    names = varied_labels(cases)
+    sizes = finding_sizes(corpus, [case["scan"] for case in cases], names)
+    tables = []
+    for run in record["runs"]:
+        if run["name"] != row: continue
+        arrays = read_arrays(Path(output) / f"seed-{run['seed']}" / row / "cases.npz")
+        tables.append(recall_by_size(arrays["claimed"].astype(bool), sizes, names))
+    if not tables: return {}
+    means = {}
+    for name, shares in tables[0].items():
+        means[name] = {third: float(np.mean([t[name][third] for t in tables])) for third in shares}
+    return means
+
+
+def sizes_markdown(record: Mapping[str, Any]) -> str:
+    "Markdown of a record's `by_size`."
+    by_size = record.get("by_size")
+    if not by_size: return "*Not run yet.*"
+    rows = []
+    for name, shares in by_size.items():
+        rows.append([name, *[f"{shares[third]:.3f}" if third in shares else "" for third in THIRDS]])
+    return "\n".join(_table(["finding", *[f"{third} third" for third in THIRDS]], rows))
+
+# %% ../../nbs/evaluation/15_claims_page.ipynb #6ce22c5f
 RATES = {"stage1": 170.0, "stage2": 116.0, "vlm": 24.2, "tokens": 895.0}  # per second, one H200
 CT_RATE_CASES = {"train": 24_128, "held_out": 1_564}
 

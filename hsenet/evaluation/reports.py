@@ -209,9 +209,8 @@ def evaluate_mrg(
     "Greedy reports of the held-out cases, and their scores; gives what `metrics.json` holds."
     output = Path(output)
     if labeler == "auto": labeler = cache_about(cache).labeler
-    data = ReportDataset(cache, split)
-    respondent = Respondent(model_folder, data)
-    once, others = once_and_again(data.records)
+    respondent = Respondent(model_folder, ReportDataset(cache, split))
+    once, others = once_and_again(respondent.data.records)
     known = one_per_scan(read_manifest(cache, "train"))
     # predict
     how = batch_size, max_new_tokens, processes

@@ -8,7 +8,7 @@ __all__ = ['ARRAYS', 'COPIED', 'donors', 'other_patients', 'write_arrays', 'read
            'clip_stage1', 'clip_stage2', 'slices_alone', 'report_model', 'question_model', 'other_patient',
            'text_language']
 
-# %% ../../nbs/evaluation/12_variants.ipynb #05144509
+# %% ../../nbs/evaluation/12_variants.ipynb #6f54699d
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ from ..cache.text import load_tokenizer
 from ..config import Config, preset as named_preset
 from ..corpora.layouts import ABOUT
 from .embeddings import embed_held_out, embed_volumes, embedding_stores
-from .predictions import (
-    EvaluationError, load_model, once_and_again, predictions_for)
+from .predictions import EvaluationError, once_and_again, predictions_for
 from .questions import question_requests
 from .reports import finding_names, named_labeler, report_requests
+from .respondent import Respondent, load_model
 from .retrieval import WAYS_OF_ASKING, varied_labels, zero_shot
 from ..files import make_folder, read_json, whole_file, write_lines
 from ..metrics.clinical import finding_scores, place_scores, placed_differently, presence
@@ -206,7 +206,7 @@ def _pooled_slices(data: CLIPDataset, record: dict) -> np.ndarray:
     features = data.read(record, "slice_features").astype(np.float32)
     return np.concatenate([features.mean(axis=0), features.max(axis=0)])
 
-# %% ../../nbs/evaluation/12_variants.ipynb #6782ac38
+# %% ../../nbs/evaluation/12_variants.ipynb #144a88dd
 def report_arrays(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,
@@ -220,7 +220,7 @@ def report_arrays(
     read = named_labeler(name)
     data = ReportDataset(cache, split)
     asked = report_requests(one_per_scan(data.records))
-    rows = predictions_for(model_folder, data, output, asked, 64, 512)
+    rows = predictions_for(Respondent(model_folder, data), output, asked, 64, 512)
     predicted = read([row["prediction"] for row in rows])
     true = read([row["reference"] for row in rows])
     known = one_per_scan(read_manifest(cache, "train"))
@@ -233,7 +233,7 @@ def report_arrays(
         "placed": placed["location accuracy"].rows.astype(np.uint8),
     }
 
-# %% ../../nbs/evaluation/12_variants.ipynb #23a6ba60
+# %% ../../nbs/evaluation/12_variants.ipynb #84a3ef03
 def answer_arrays(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
     cache: str | Path,
@@ -243,7 +243,8 @@ def answer_arrays(
     "`answered` of the held-out cases: location questions, a case without any has zeros."
     data = QuestionDataset(cache, split, ("location",))
     once, _ = once_and_again(data.records)
-    rows = predictions_for(model_folder, data, output, question_requests(data, once), 64, 74)
+    asked = question_requests(data, once)
+    rows = predictions_for(Respondent(model_folder, data), output, asked, 64, 74)
     place = {record["case"]: i for i, record in enumerate(once)}
     answered = np.zeros((len(once), 2), np.uint16)
     for row in rows:

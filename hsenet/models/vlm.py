@@ -220,7 +220,8 @@ def encode(
     ct = {"volume": volume, "slice_features": slice_features}
     tokens = []
     for name, encoder in (encoders or self.encoders).items():
-        dtype = next(encoder.parameters()).dtype  # on a GPU, towers for use may be in bf16
+        weights = list(encoder.parameters())  # none, where slices are tokens
+        dtype = weights[0].dtype if weights else torch.float32  # on a GPU perhaps bf16
         inputs = {}
         for what in find_branch(name).reads:
             inputs[what] = ct[what] if ct[what] is None else ct[what].to(dtype)

@@ -132,6 +132,21 @@ def prepare_ct(model: HSENet, path: str | Path, **header: Any) -> "dict[str, Ten
     "A CT file as a batch of one: volume (1, 1, D, H, W) and slice_features (1, n, dim)."
     return model.prepare(path, **header).batch
 
+# %% ../nbs/03_inference.ipynb #98c72cf9
+@patch
+def forget(
+    self: HSENet,
+    ct: str | Path | CT | np.ndarray | None = None,  # None: all that are kept
+    spacing: tuple[float, float, float] | None = None,
+    **header: Any,  # as they were given to `prepare`
+) -> None:
+    "Drop what is kept of a CT, as `prepare` was given it, or of all. Raises `FileNotFoundError`."
+    kept = self.__dict__.setdefault("_kept", {})
+    if ct is None: return kept.clear()
+    if isinstance(ct, np.ndarray):
+        ct, spacing = as_scan(ct, spacing), None
+    kept.pop(scan_key(ct, {"spacing": spacing, **header}), None)
+
 # %% ../nbs/03_inference.ipynb #036f070c
 @contextmanager
 def quick_imports() -> Iterator[None]:

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .claims import CLAIMS
-from .effects import OPEN, claim_verdict
+from .effects import claim_verdict
 from .grid import Row
 from .retrieval import varied_labels
 from .variants import read_arrays

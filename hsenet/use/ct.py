@@ -99,13 +99,14 @@ def scan_warnings(
     shape: tuple[int, int, int],  # (z, x, y)
     spacing: tuple[float, float, float],  # mm (z, x, y)
     lung: float,  # of `lung_share`
-    grid: float = 0.0,  # mm between the planes of the model's input: thicker slices than usual may be its own
+    grid: float = 0.0,  # mm between the planes of the model's input; what is about as thick is no surprise to it
 ) -> list[str]:
     "What a person should be told of a CT that doesn't look like a chest, by simple checks."
     warnings = []
     if shape[0] < FEWEST_SLICES:
         warnings.append(f"{shape[0]} slices: the models were made for {FEWEST_SLICES} or more")
-    if spacing[0] > max(THICKEST_SLICE, grid):
+    thickest = max(THICKEST_SLICE, 1.25 * grid)
+    if spacing[0] > thickest:
         warnings.append(f"slices of {spacing[0]:g} mm: the models were made for thinner ones")
     if lung < LEAST_LUNG:
         warnings.append(f"{lung:.1%} of it has the density of lung: it may be no chest")

@@ -99,7 +99,7 @@ def scan_warnings(
     shape: tuple[int, int, int],  # (z, x, y)
     spacing: tuple[float, float, float],  # mm (z, x, y)
     lung: float,  # of `lung_share`
-    grid: float = 0.0,  # mm between the planes of the model's input; what is about as thick is no surprise to it
+    grid: float = 0.0,  # mm between the planes of the model's input: about as thick is no surprise
 ) -> list[str]:
     "What a person should be told of a CT that doesn't look like a chest, by simple checks."
     warnings = []

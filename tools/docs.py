@@ -564,7 +564,7 @@ def write_source() -> None:
         _write(SOURCE / f"{name}.md", text)
     for picture in [*NBS.rglob("*.svg"), *NBS.rglob("*.png")]:
         _copy(picture, SOURCE / picture.relative_to(NBS))
-    for picture in NBS.glob("images/landing*"):  # named in HTML, where Sphinx doesn't look
+    for picture in [*NBS.glob("images/landing*"), *NBS.glob("demo/pictures/*")]:  # named in HTML: Sphinx doesn't look
         _copy(picture, SOURCE / "extra" / picture.relative_to(NBS))
     _copy(ROOT / "tools/docs/conf.py", SOURCE / "conf.py")
     _copy(ROOT / "tools/docs/custom.css", SOURCE / "_static/custom.css")

@@ -539,12 +539,13 @@ def test_old_python_is_refused():
 
 
 def test_text_in_run_notebooks_stays_text():
-    "What is shown as Markdown went through `as_markdown`: a report is no markup."
+    "What is shown as Markdown went through `as_markdown`, or is a table of numbers: a report is no markup."
+    safe = ("as_markdown(", "claims_markdown(record)", "runs_table(record)")
     for path in sorted((ROOT / "nbs/runs").glob("*.ipynb")):
         for cell in json.loads(path.read_text())["cells"]:
             for line in cell["source"]:
                 if "Markdown(" not in line: continue
-                assert "as_markdown(" in line, f"{path.name}: {line.strip()}"
+                assert any([word in line for word in safe]), f"{path.name}: {line.strip()}"
 
 
 def test_damaged_files_end_well():

@@ -66,7 +66,9 @@ def write_files(folder: Path, phantom: Path) -> None:
     write_series(series, hu, ct.spacing)
     shutil.make_archive(str(folder / "scan"), "zip", series)
     shutil.rmtree(series)
-    nib.save(nib.Nifti1Image(hu.transpose(1, 2, 0), np.diag([-x, -y, z, 1])), folder / "scan.nii.gz")
+    for name, thickness in {"scan": z, "thick": 2 * z}.items():
+        image = nib.Nifti1Image(hu.transpose(1, 2, 0), np.diag([-x, -y, thickness, 1]))
+        nib.save(image, folder / f"{name}.nii.gz")
 
     wide = np.kron(hu[4:12], np.ones((1, 16, 16), np.int16)).repeat(8, axis=0)[:60, :512, :512]
     noise = np.random.default_rng(0).integers(-20, 20, wide.shape, dtype=np.int16)
@@ -242,7 +244,9 @@ def test_upload_of_nifti(demo: Demo) -> None:
         for plane in ("axial", "coronal", "sagittal"):
             scroll = f"[data-plane={plane}] .stage"
             assert after(page, lambda: (page.hover(scroll), page.mouse.wheel(0, 200)), plane), plane
-        assert "slices" in page.inner_text("#message").lower()  # of 19 mm: the models were made for thinner
+        assert "slices" not in page.inner_text("#message").lower()  # as thick as those that the model was made for
+        upload(page, demo.file("thick.nii.gz"))
+        page.wait_for_function("() => document.querySelector('#message')?.innerText.includes('made for thinner ones')")
 
 
 def test_zip_and_nifti_say_the_same(demo: Demo) -> None:
@@ -435,7 +439,7 @@ def test_light_and_dark(demo: Demo) -> None:
     "Both are readable (contrast of 4.5 : 1), and are what they are called."
     for scheme, dark in [("light", False), ("dark", True)]:
         with demo.person(color_scheme=scheme) as page:
-            choose_phantom(page)
+            upload(page, demo.file("thick.nii.gz"))  # which has a warning
             written(page)
             for selector in ("h1", ".disclaimer", "#report button", "#ct-kinds", ".pick-button", ".windows button",
                              "[role=tab][aria-selected=true]", "#message .message"):

@@ -8,7 +8,6 @@ __all__ = ['train', 'run_stage', 'train_stage1', 'train_stage2', 'train_mrg', 't
 # %% ../../nbs/commands/04_train.ipynb #77074fa5
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import typer
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastcore.basics import patch
 
 from ..ct.read import read_ct
 from .phantoms import write_phantom
 from .sessions import Session
 from .text import split_sentences
-from .uploads import Limits, UploadError, in_own_words, unpacked_ct
+from .uploads import Limits, in_own_words, unpacked_ct
 from .view import seen_map, seen_volume
 from ..files import whole_file
 from ..inference import HSENet

@@ -13,7 +13,6 @@ from pathlib import Path
 from isal import igzip
 
 from ..ct.dicom_files import is_zip, unpack_zip
-from ..ct.volume import VolumeError
 from ..files import PlainError
 
 # %% ../../nbs/demo/01_uploads.ipynb #c0eeb510

@@ -27,7 +27,7 @@ import torch
 from .. import __version__
 from ..cache.datasets import CLIPDataset
 from ..cache.manifest import cache_checksum, one_per_scan
-from .respondent import Respondent, answer, load_model
+from .respondent import Respondent, answer
 from ..files import (
     FileError, PlainError, append_lines, check_fields, read_json,
     read_lines, write_json, write_lines)

@@ -27,8 +27,9 @@ from .embeddings import (
 from .folder import alone_in_folder
 from .page import write_pages
 from hsenet.evaluation.predictions import (
-    EvaluationError, Predictions, load_model, plot_numbers, save_figure, save_metrics,
+    EvaluationError, Predictions, plot_numbers, save_figure, save_metrics,
     write_case_rows)
+from .respondent import load_model
 from ..files import write_array, write_json
 from ..metrics.probe import PROMPTS, linear_probe, prompt_pairs, zero_shot_scores
 from ..metrics.retrieval import (

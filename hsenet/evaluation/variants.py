@@ -21,7 +21,7 @@ from scipy.stats import rankdata
 
 from ..cache.datasets import CLIPDataset, QuestionDataset, ReportDataset
 from ..cache.manifest import (
-    cache_about, cache_checksum, label_array, one_per_scan, read_manifest, read_records)
+    cache_about, label_array, one_per_scan, read_manifest, read_records)
 from ..cache.text import load_tokenizer
 from ..config import Config, preset as named_preset
 from ..corpora.layouts import ABOUT

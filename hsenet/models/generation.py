@@ -10,7 +10,7 @@ __all__ = ['KEPT', 'NO_SEARCH', 'GREEDY', 'LOOK_EVERY', 'LENGTHS', 'stop_ids', '
 
 # %% ../../nbs/models/07_generation.ipynb #528604d2
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from types import MethodType

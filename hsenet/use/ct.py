@@ -99,12 +99,14 @@ def scan_warnings(
     shape: tuple[int, int, int],  # (z, x, y)
     spacing: tuple[float, float, float],  # mm (z, x, y)
     lung: float,  # of `lung_share`
+    grid: float = 0.0,  # mm between the planes of the model's input: about as thick is no surprise
 ) -> list[str]:
     "What a person should be told of a CT that doesn't look like a chest, by simple checks."
     warnings = []
     if shape[0] < FEWEST_SLICES:
         warnings.append(f"{shape[0]} slices: the models were made for {FEWEST_SLICES} or more")
-    if spacing[0] > THICKEST_SLICE:
+    thickest = max(THICKEST_SLICE, 1.25 * grid)
+    if spacing[0] > thickest:
         warnings.append(f"slices of {spacing[0]:g} mm: the models were made for thinner ones")
     if lung < LEAST_LUNG:
         warnings.append(f"{lung:.1%} of it has the density of lung: it may be no chest")
@@ -169,7 +171,8 @@ def prepare_scan(
     inputs = {"volume": torch.from_numpy(volume), "slice_features": features}
     batch = {name: x.half().float()[None].to(device) for name, x in inputs.items()}
     warnings = list(ct.meta.get("warnings", ()))
-    warnings += scan_warnings(ct.hu.shape, ct.spacing, lung_share(volume, config.volume.window))
+    lung = lung_share(volume, config.volume.window)
+    warnings += scan_warnings(ct.hu.shape, ct.spacing, lung, config.volume.spacing[0])
     shape = tuple(ct.hu.shape)
     box = seen_box(ct, config)
     return PreparedCT(batch, shape, ct.spacing, box, scan_affine(ct), warnings)

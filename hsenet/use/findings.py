@@ -112,7 +112,7 @@ def find_findings(
     curves: Mapping[str, tuple[float, float]],  # of `calibration`
 ) -> list[ScoredFinding]:
     "Each finding, the most probable first."
-    own = (float(clip.scale()), 0.0)
+    own = (float(clip.scale().detach()), 0.0)
     scores = sentences.directions @ place
     findings = []
     for i, name in enumerate(sentences.names):

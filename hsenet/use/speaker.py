@@ -80,7 +80,7 @@ LIBRARY = (  # settings of every configuration of the library that change no num
 ).split()
 KNOWN = {
     "encoder": "image_size patch_size hidden_size num_layers num_heads mlp_dim dropout in_channels "
-    "mean std slice_dim guide_dropout stem stem_width guide".split(),
+    "mean std slice_dim guide_dropout guide".split(),
     "projector": "kind in_dim out_dim grid kernel dropout queries layers heads".split(),
     "language": "hidden_act hidden_size intermediate_size num_hidden_layers num_attention_heads "
     "num_key_value_heads rms_norm_eps rope_parameters vocab_size attention_dropout embd_pdrop "
@@ -113,9 +113,7 @@ def unplain_setting(config: dict) -> str | None:
     for branch in config["branches"]:
         kind = branch["encoder"].get("model_type")
         if ENCODERS.get(branch["name"]) != kind: return f"encoder {branch['name']} is {kind}"
-        for name, value in (("stem", "linear"), ("guide", True)):
-            found = branch["encoder"].get(name, value)
-            if found != value: return f"encoder: {name} {found!r}"
+        if not branch["encoder"].get("guide", True): return "encoder: guide False"
         projector = branch["projector"].get("kind")
         if projector != "spatial": return f"projector is {projector}"
         found = _unknown(branch["encoder"], "encoder") or _unknown(branch["projector"], "projector")

@@ -4,6 +4,7 @@
     python tools/test.py models/00    only what has this in its name
     python tools/test.py --slow       notebooks with cells marked slow, those cells included
 """
+import faulthandler
 import filecmp
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from run import ROOT, declared, end_children
@@ -81,45 +83,58 @@ class Check:
         with tempfile.NamedTemporaryFile("w+") as log:
             process = self.start(log)
             try:
-                self.passed = process.wait(self.limit) == 0
+                status = process.wait(self.limit)
+                end = f"ended with status {status}"
             except subprocess.TimeoutExpired:
-                self.passed = False
+                status = None
+                end = f"ended after the limit of {self.limit:.0f} s"
                 _ask_to_end(process)
             finally:
                 _end_group(process.pid)
             self.seconds = time.monotonic() - start
             log.seek(0)
-            self.output = log.read()
-        if self.seconds >= self.limit:
-            self.output += f"\nended after the limit of {self.limit:.0f} s"
+            self.output = f"{log.read()}\n{end}"
+        self.passed = status == 0
         return self
 
 
 class ForkedProcess:
-    "A notebook's test forked from a Python with all libraries imported; waits like a `Popen`."
+    """A notebook's test forked from a Python with all libraries imported; waits like a `Popen`.
+
+    The child sends its verdict itself. `exitcode` can't be trusted here: whenever one thread starts a process,
+    `multiprocessing` polls the children of all threads, and of two that read one exit status the second reports 255."""
 
     def __init__(self, path: str, log: str):
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["tools.warm"])  # found from ROOT
-        self.process = context.Process(target=_in_fork, args=(path, log))
+        self.verdict, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_in_fork, args=(path, log, sender))
         self.process.start()
+        sender.close()
         self.pid = self.process.pid
 
     def wait(self, limit: float | None = None) -> int:
+        "0 where the notebook passed. A child that died has sent nothing: then what is known of its end."
         self.process.join(limit)
         if self.process.exitcode is None: raise subprocess.TimeoutExpired(self.process.name, limit)
-        return self.process.exitcode
+        try:
+            if self.verdict.poll(): return self.verdict.recv()
+        except EOFError:
+            pass
+        return self.process.exitcode or 1
 
 
-def _in_fork(path: str, log: str):
+def _in_fork(path: str, log: str, verdict: Connection):
     "What the forked process does: a session and a log of its own, then the notebook."
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)  # as in a Python of its own; else workers know no notebook
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    faulthandler.enable()
     os.chdir(ROOT)
-    sys.exit(not check_notebook(path))
+    passed = check_notebook(path)
+    verdict.send(int(not passed))
 
 
 @dataclass

@@ -290,6 +290,23 @@ def test_forked_notebook_is_judged_like_any():
     assert not failed.passed and "sums are off" in failed.output, failed.output
     late = ForkedCheck("slow", ["--notebook", str(slow)], "a", limit=2).run()
     assert not late.passed and "after the limit" in late.output and late.seconds < 20, late.output
+    died = notebook(("code", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)"), name="died.ipynb")
+    killed = ForkedCheck("died", ["--notebook", str(died)], "a").run()
+    assert not killed.passed and "Segmentation fault" in killed.output, killed.output
+    assert "ended with status -11" in killed.output, killed.output
+
+
+def test_verdict_of_a_fork_is_its_own():
+    "Another thread may have read its exit status: `multiprocessing` then says 255 of a test that passed."
+    from test import ForkedProcess
+    good = notebook(("code", "1 + 1"), name="good.ipynb")
+    bad = notebook(("code", "assert False"), name="bad.ipynb")
+    for path, expected in ((good, 0), (bad, 1)):
+        with tempfile.NamedTemporaryFile("w+") as log:
+            forked = ForkedProcess(str(path), log.name)
+            os.read(forked.process.sentinel, 8)  # as that thread does
+            assert forked.wait(60) == expected
+            assert forked.process.exitcode == 255
 
 
 def test_slow_cells_run_when_asked():

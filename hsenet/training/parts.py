@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import StageConfig
+from .deepspeed import tell_deepspeed, wants_deepspeed
 from .folder import TrainingError
 
 # %% ../../nbs/training/01_parts.ipynb #e9ead1e3
@@ -83,15 +84,11 @@ def check_world(
 # %% ../../nbs/training/01_parts.ipynb #1daf61b5
 def make_accelerator(config: StageConfig, output: Path) -> Accelerator:
     "Accelerate, on this machine's GPUs or its CPU. Raises `TrainingError`."
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise TrainingError(
-            "DeepSpeed: expected DDP or FSDP 2, whose states hsenet can keep without pickles; use "
-            "nbs/runs/accelerate/eight_gpus_fsdp.yaml, which shares weights, gradients and "
-            "optimizer as ZeRO 3 does (with fsdp_reshard_after_forward: false as ZeRO 2)"
-        )
+    precision = pick_precision(config.precision)
+    by_deepspeed = wants_deepspeed()
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision=pick_precision(config.precision),
+        mixed_precision="no" if by_deepspeed else precision,  # else it would cast the weights
         log_with="tensorboard",
         project_dir=output,
         dataloader_config=DataLoaderConfiguration(),
@@ -103,6 +100,7 @@ def make_accelerator(config: StageConfig, output: Path) -> Accelerator:
             "FSDP: expected version 2, found 1; set FSDP_VERSION=2 "
             "(accelerate launch: --fsdp_version 2)"
         )
+    if by_deepspeed: tell_deepspeed(accelerator, config)
     return accelerator
 
 # %% ../../nbs/training/01_parts.ipynb #42660a3c

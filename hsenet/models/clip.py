@@ -329,12 +329,6 @@ def forward(
         output["loss"] = self.loss(output, taught, step)[0]
     return output
 
-# %% ../../nbs/models/03_clip.ipynb #d14c3c0d
-@patch
-def get_input_embeddings(self: VolumeCLIP) -> nn.Module:
-    "Those of the text tower."
-    return self.text.get_input_embeddings()
-
 # %% ../../nbs/models/03_clip.ipynb #05a50909
 AutoConfig.register("hsenet_clip", VolumeCLIPConfig)
 AutoModel.register(VolumeCLIPConfig, VolumeCLIP)

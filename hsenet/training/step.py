@@ -202,7 +202,7 @@ def optimizer_step(trainer: Trainer, group: list[dict]) -> dict[str, Tensor]:
 
 
 def _clip_gradient(trainer: Trainer) -> Tensor:
-    "Shorten the gradient to `clip_norm`; gives its length before. DeepSpeed takes its step at once."
+    "Shorten the gradient to `clip_norm`; gives its length before. DeepSpeed steps as well."
     if trainer.zero is not None: return trainer.zero.step()
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     norm = trainer.accelerator.clip_grad_norm_(parameters, trainer.config.clip_norm)

@@ -28,6 +28,7 @@ from .folder import History, TrainingError
 from .batches import EpochBatches, EpochItems, RunBatches, with_tuples
 from hsenet.training.parts import (
     FiniteCheck,
+    check_shareable,
     ignore_interrupt,
     lr_factor,
     make_accelerator,
@@ -183,6 +184,7 @@ class Trainer:
         if on_gpu and self.half:
             task.model.to(device)
             task.use_half()  # copies of what is frozen: before it is shared out
+        if self.accelerator.is_fsdp2: check_shareable(task.model)
         by_deepspeed = wants_deepspeed()
         if by_deepspeed and self.half: work_in_bf16(task.model, device)
         with numbers_can_be_sent() if by_deepspeed else nullcontext():

@@ -112,7 +112,7 @@ def numbers_can_be_sent() -> Iterator[None]:
     finally:
         DeepSpeedEngine._broadcast_model = send
 
-# %% ../../nbs/training/01_deepspeed.ipynb #d8f01c82
+# %% ../../nbs/training/01_deepspeed.ipynb #5dcbdfcf
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names
 
 
@@ -144,7 +144,7 @@ class ZeroEngine:
         "Clip, step, forget the gradient; gives its length before, over all processes."
         self.engine.step()
         norm = torch.as_tensor(self.engine.get_global_grad_norm(), dtype=torch.float32)
-        return torch.where(norm < 0, torch.nan, norm)
+        return torch.where(norm < 0, torch.nan, norm).to(self.parameters[0].device)
 
 # %% ../../nbs/training/01_deepspeed.ipynb #3cfef5ea
 def _partitions(zero: ZeroEngine) -> list[Tensor]:

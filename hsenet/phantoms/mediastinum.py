@@ -17,7 +17,7 @@ from .kinds import (Finding, FindingKind, Order, Phantom, Place, heart_of,
                                    named_place)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #e9fc63b3
-_SPECKS = {"subtle": (4, 8), "clear": (8, 14)}  # fewest and most
+_SPECKS = {"subtle": (4, 8), "clear": (30, 50)}  # fewest and most
 
 
 def draw_specks(
@@ -128,7 +128,7 @@ CORONARY_CALCIFICATION = FindingKind(
     pattern=r"coronary|calcif.*(anterior descending|circumflex)",
     chance={"subtle": 0.24, "clear": 0.25},
     places={"subtle": CORONARIES, "clear": CORONARIES},
-    sizes={"subtle": (4.0, 7.2), "clear": (8.0, 12.0)},
+    sizes={"subtle": (4.0, 7.2), "clear": (10.0, 14.0)},
     order=Order(report=50, drawing=170, painting=150),
     layer="mediastinum",
     present=(
@@ -193,7 +193,7 @@ LYMPHADENOPATHY = FindingKind(
     pattern=r"lymph",
     chance={"subtle": 0.26, "clear": 0.25},
     places={"subtle": STATIONS, "clear": STATIONS},
-    sizes={"subtle": (12, 22), "clear": (28, 40)},
+    sizes={"subtle": (12, 22), "clear": (40, 56)},
     order=Order(report=70, drawing=50, painting=130),
     layer="mediastinum",
     present=(
@@ -240,7 +240,9 @@ def _draw_material(
     return Finding(kind.label, place, centre, size, fills="nothing")
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #7cf48fd0
-_CATHETER = {"subtle": 2.2, "clear": 4.0}  # mm: radius
+_CATHETER = {"subtle": 2.2, "clear": 8.0}  # mm: radius
+_DEVICE = {"subtle": (22, 20, 5), "clear": (36, 30, 8)}  # mm: half of its height, width, depth
+_LEAD = {"subtle": 1.5, "clear": 2.5}  # mm: radius
 
 
 def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -248,9 +250,11 @@ def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     if finding.place.name == "left chest wall":
         heart_z, _, heart_y = phantom.body.heart
         vein = (95, -25, -12)
-        canvas.paint(ellipsoid((z, x, y), (22, 20, 5)), 3000, (z, x, y), (22, 20, 5))
-        canvas.rod((z, x, y), vein, 1.5, 2500)
-        canvas.rod(vein, (heart_z, 0, heart_y), 1.5, 2500)
+        device = _DEVICE[phantom.difficulty]
+        lead = _LEAD[phantom.difficulty]
+        canvas.paint(ellipsoid((z, x, y), device), 3000, (z, x, y), device)
+        canvas.rod((z, x, y), vein, lead, 2500)
+        canvas.rod(vein, (heart_z, 0, heart_y), lead, 2500)
     elif finding.place.name == "sternum":
         for dz in (-48, -24, 0, 24, 48):
             canvas.rod((z + dz, -13, y), (z + dz, 13, y), 1.8, 2500)

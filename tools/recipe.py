@@ -257,24 +257,35 @@ def preset_cases(size: str, cases: int, processes: int) -> tuple[np.ndarray, np.
     return volumes, labels, reports
 
 
-def measure_ceiling(size: str, cases: int, epochs: int, seed: int, processes: int) -> dict:
-    "AUROC per finding of the convolutional network after each epoch, on a preset's own phantoms."
+def averaged(arrays: np.ndarray, boxes: tuple) -> Tensor:
+    "Volumes (N, 1, D, H, W) in [0, 1], bfloat16, averaged over boxes of so many voxels (z, x, y)."
+    parts = []
+    for first in range(0, len(arrays), 100):
+        part = torch.from_numpy(arrays[first:first + 100])[:, None].float() / 255
+        parts.append(F.avg_pool3d(part, boxes).bfloat16())
+    return torch.cat(parts)
+
+
+def measure_ceiling(size: str, cases: int, epochs: int, boxes: tuple, seed: int, processes: int) -> dict:
+    """AUROC per finding of the convolutional network after each epoch, on a preset's own phantoms. Its first layer
+    averages over `boxes`, which is done once, before."""
     from hsenet.phantoms.findings import FINDINGS
 
-    arrays, truth = preset_cases(size, cases, processes)
+    arrays, truth, _ = preset_cases(size, cases, processes)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
+    volumes = averaged(arrays, boxes)
     drawn = truth.any(0)
     labels = torch.tensor(truth[:, drawn]).float()
     names = [name for name, there in zip(FINDINGS, drawn) if there]
-    settings = Settings(model="cnn", cases=cases, epochs=epochs)
+    settings = Settings(model="cnn", cases=cases, epochs=epochs, lr=2e-3, batch_size=16, move=2)
     network = build(settings, tuple(volumes.shape[2:]), len(names))
     begin, begin_cpu = time.monotonic(), time.process_time()
     curve = []
 
     def label_loss(chosen: np.ndarray) -> Tensor:
-        return F.binary_cross_entropy_with_logits(network(volumes[chosen]).float(), labels[chosen])
+        seen = moved(volumes[chosen], settings.move, rng)
+        return F.binary_cross_entropy_with_logits(network(seen).float(), labels[chosen])
 
     def report(epoch: int, loss: float) -> None:
         scores = aurocs(network, volumes[cases:], labels[cases:])
@@ -284,7 +295,7 @@ def measure_ceiling(size: str, cases: int, epochs: int, seed: int, processes: in
 
     optimise(network, list(network.parameters()), settings, epochs, label_loss, rng, report)
     return {
-        "preset": size, "voxels": list(volumes.shape[2:]), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
+        "preset": size, "voxels": list(arrays.shape[1:]), "averaged": list(boxes), "generator": generator_of(size), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
         "seed": seed, "findings": names, "curve": curve,
         "with_finding": truth[cases:, drawn].sum(0).tolist(),
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
@@ -680,6 +691,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=TRAINING, help="training phantoms of a ceiling, of a preset's stage 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument(
+        "--average", type=int, nargs=3, default=(1, 1, 1), help="voxels (z, x, y) that a ceiling's first layer averages")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="for phantoms")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -688,12 +702,13 @@ def main() -> None:
     if args.do == "list":
         for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items(): print(f"{name:24} {what}")
     elif args.do == "cases":
-        make_cases(os.cpu_count() or 1)
+        make_cases(args.processes)
     elif args.do == "ceiling":
-        row = measure_ceiling(args.variant, args.cases, args.epochs or 6, args.seed, os.cpu_count() or 1)
+        boxes = tuple(args.average)
+        row = measure_ceiling(args.variant, args.cases, args.epochs or 6, boxes, args.seed, args.processes)
         keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "cases", "seed", "generator")
     elif args.do == "stage1":
-        row = train_preset(args.variant, args.cases, args.seed, args.epochs, os.cpu_count() or 1)
+        row = train_preset(args.variant, args.cases, args.seed, args.epochs, args.processes)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant not in VARIANTS | CLIP_VARIANTS:
         parser.error(f"{args.variant!r} is no variant; `list` shows them")

@@ -18,6 +18,23 @@ from .kinds import (ALL_LOBES, FOUR_LOBES, LEFT_UPPER, LOWER_LOBES, RIGHT_MIDDLE
 
 # %% ../../nbs/phantoms/04_focal.ipynb #a67217a3
 _NODULE_HU = {"bold": 45, "subtle": 45, "clear": 500}  # calcified in `clear`
+_MORE_NODULES = 3  # in each lobe, in `clear`
+
+
+def _draw_nodule(
+    kind: FindingKind,
+    phantom: Phantom,
+    place: Place,
+    rng: np.random.Generator,
+) -> Finding | None:
+    finding = draw_balls(kind, phantom, place, rng)
+    if finding is None or phantom.difficulty != "clear": return finding
+    for name in place.lobes * _MORE_NODULES:
+        radius = finding.size / 2 * float(rng.uniform(0.8, 1))
+        with_nodules = replace(phantom, findings=(*phantom.findings, finding))
+        found = find_ball(with_nodules, name, radius, rng)
+        if found: finding = replace(finding, balls=(*finding.balls, found))
+    return finding
 
 
 def _paint_nodule(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -54,7 +71,7 @@ LUNG_NODULE = FindingKind(
         "A nodule with a diameter of {size} mm is present {at}.",
     ),
     asked_for_size=True,
-    draw=draw_balls,
+    draw=_draw_nodule,
     paint=_paint_nodule,
 )
 
@@ -193,7 +210,7 @@ ATELECTASIS = FindingKind(
     label="Atelectasis",
     organ="lung/lung",
     pattern=r"atelecta",
-    chance={"subtle": 0.26, "clear": 0.26},
+    chance={"subtle": 0.26, "clear": 0.3},
     places=dict.fromkeys(("subtle", "clear"), (*LOWER_LOBES, RIGHT_MIDDLE, LEFT_UPPER)),
     sizes={"subtle": (30, 46), "clear": (64, 90)},
     order=Order(report=150, drawing=90, painting=80),
@@ -295,7 +312,7 @@ BRONCHIECTASIS = FindingKind(
     label="Bronchiectasis",
     organ="lung/lung",
     pattern=r"bronchiecta|dilated bronchi",
-    chance={"subtle": 0.1, "clear": 0.2},
+    chance={"subtle": 0.1, "clear": 0.25},
     places={"subtle": ALL_LOBES, "clear": ALL_LOBES},
     sizes={"subtle": (34, 46), "clear": (60, 78)},
     order=Order(report=90, drawing=80, painting=70),

@@ -104,6 +104,8 @@ _CORONARY = {  # from, to (z, x, y) on a heart of radius 1
     "right coronary artery": ((0.6, -0.6, -0.4), (-0.3, -0.85, -0.3)),
 }
 
+_COURSE = {"subtle": (0, 1), "clear": (-0.3, 1.4)}  # what of that way has chalk; in `clear` all of the artery
+
 
 def _draw_coronary(
     kind: FindingKind,
@@ -113,9 +115,10 @@ def _draw_coronary(
 ) -> Finding:
     centre, radii = heart_of(phantom)
     start, end = np.array(_CORONARY[place.name])
+    course = _COURSE[phantom.difficulty]
 
     def on_wall(rng):
-        way = start + rng.uniform(0, 1) * (end - start)
+        way = start + rng.uniform(*course) * (end - start)
         unit = way / np.linalg.norm(way)
         return np.array(centre) + unit * (np.array(radii) + 1)
     return draw_specks(kind, phantom, place, on_wall, rng)
@@ -126,9 +129,9 @@ CORONARY_CALCIFICATION = FindingKind(
     label="Coronary artery wall calcification",
     organ="heart/coronary artery",
     pattern=r"coronary|calcif.*(anterior descending|circumflex)",
-    chance={"subtle": 0.24, "clear": 0.25},
+    chance={"subtle": 0.24, "clear": 0.3},
     places={"subtle": CORONARIES, "clear": CORONARIES},
-    sizes={"subtle": (4.0, 7.2), "clear": (10.0, 14.0)},
+    sizes={"subtle": (4.0, 7.2), "clear": (12.0, 16.0)},
     order=Order(report=50, drawing=170, painting=150),
     layer="mediastinum",
     present=(
@@ -270,7 +273,7 @@ MEDICAL_MATERIAL = FindingKind(
     label="Medical material",
     organ="others/others",
     pattern=r"medical (material|device)|foreign material",
-    chance={"subtle": 0.12, "clear": 0.2},
+    chance={"subtle": 0.12, "clear": 0.25},
     places={
         "subtle": (_CHEST_WALL, _STERNUM, _VENA_CAVA),
         "clear": (_CHEST_WALL, _VENA_CAVA),  # wires before bone are as white as bone

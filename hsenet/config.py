@@ -379,7 +379,7 @@ def _cpu() -> Config:
         slices=dict(steps=800),
         text=dict(vocab_size=1000, whiten=64, lr_scale=0.1),
         language=dict(vocab_size=1000),
-        stage1=dict(epochs=25),
+        stage1=dict(epochs=20),
         stage2=dict(epochs=5),
     )
 

@@ -367,16 +367,16 @@ def pad_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:  # ids, attention mask, labels: (B, width)
     "Rows side by side, as wide as the longest; labels are -100 but for the answers."
     width = max(len(before) + len(answer) for before, answer in rows)
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
+    ids = np.full((len(rows), width), pad)
+    mask = np.zeros_like(ids)
+    labels = np.full_like(ids, -100)
     for i, (before, answer) in enumerate(rows):
         end = len(before) + len(answer)
         span = slice(width - end, width) if left else slice(0, end)
-        ids[i, span] = torch.tensor(before + answer)
+        ids[i, span] = before + answer
         mask[i, span] = 1
-        labels[i, len(before):end] = torch.tensor(answer, dtype=torch.long)
-    return ids, mask, labels
+        labels[i, len(before):end] = answer
+    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
 
 # %% ../../nbs/cache/09_datasets.ipynb #51d0cb5e
 logger = logging.getLogger(__name__)

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 from tokenize import TokenError
 
 import numpy as np
-from numpy.lib import format as npy_format
 
 from ..config import Config
 from ..files import (
@@ -404,8 +403,8 @@ SMALL = 2**20  # bytes of a file that is read rather than mapped
 def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
     "Shape, whether columns come first, and type, as numpy understands the start of a file."
     stream = io.BytesIO(header)
-    npy_format.read_magic(stream)
-    return npy_format.read_array_header_1_0(stream)
+    np.lib.format.read_magic(stream)
+    return np.lib.format.read_array_header_1_0(stream)
 
 
 def read_small(path: Path) -> np.ndarray | None:

@@ -52,6 +52,7 @@ from .language import (
     base_checksum, build_language_model, check_same_base, check_same_settings, inject_lora,
     load_language_model, whole_mask)
 from .packer import SpatialPacker, build_projector, packer_config
+from .precision import has_bf16, to_bf16
 from .vit import init_module
 
 # %% ../../nbs/models/08_vlm.ipynb #dee26472
@@ -447,7 +448,7 @@ def ready_to_speak(model: HSENetVLM) -> HSENetVLM:
     "For use alone: evaluation mode, LoRA merged unless in 8 bits, on a GPU the encoders in bf16."
     quantized = getattr(model.language_model, "is_quantized", False)
     if model.config.lora and not quantized: merge_lora(model)
-    if model.device.type == "cuda" and torch.cuda.is_bf16_supported(): model.encoders.bfloat16()
+    if has_bf16(model.device): to_bf16(model.encoders)
     return model.eval()
 
 # %% ../../nbs/models/08_vlm.ipynb #bea75b9d

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..metrics.retrieval import recall_at_k
 from ..models.clip import CLIPOutput, VolumeCLIP
 from ..models.flops import clip_flops, vlm_flops
+from ..models.precision import to_bf16
 from .trainer import Task
 
 # %% ../../nbs/training/13_tasks.ipynb #25d4c786
@@ -57,10 +58,12 @@ class CLIPTask(Task):
 
     def loss_from(self, rows: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Contrastive loss, in stage 2 with the consistency loss (arXiv 2506.09634)."
+        rows = {name: x.float() for name, x in rows.items()}
         output = {name: x for name, x in rows.items() if not name.startswith("teacher_")}
         names = [name.removeprefix("teacher_") for name in rows if name not in output]
         taught = CLIPOutput(**{name: rows[f"teacher_{name}"] for name in names}) if names else None
-        return self.model.loss(CLIPOutput(**output), taught, step)
+        with torch.autocast(self.model.device.type, enabled=False):  # few numbers, and large ones
+            return self.model.loss(CLIPOutput(**output), taught, step)
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "The same, of a batch that goes through the model at once."
@@ -68,7 +71,7 @@ class CLIPTask(Task):
 
     def use_half(self) -> None:
         "The teacher works in bf16; it is frozen, and saved by nobody."
-        if self.model.teacher is not None: self.model.teacher.to(torch.bfloat16)
+        if self.model.teacher is not None: to_bf16(self.model.teacher)
 
     def flops(self, batch: dict, tokens: int) -> float:
         "Of both towers and the teacher."
@@ -112,7 +115,7 @@ class VLMTask(Task):
 
     def use_half(self) -> None:
         "The frozen encoders work in bf16: as copies, since their weights are saved as they are."
-        self.encoders = copy.deepcopy(self.model.encoders).to(torch.bfloat16)
+        self.encoders = to_bf16(copy.deepcopy(self.model.encoders))
 
     def encode(self, volume: Tensor, slice_features: Tensor) -> tuple[Tensor, ...]:
         "Patch tokens (B, N, W) of the copies, without anything that a backward would need."

@@ -98,14 +98,15 @@ class VLMTask(Task):
     # arguments of the model's forward
     arguments = "input_ids attention_mask labels volume slice_features patch_tokens".split()
     encoders = None  # copies of the model's in bf16; None: its own work
+    words_only: bool | None = None  # logits of words only; None: on a GPU
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Mean cross-entropy of the answer's tokens."
         inputs = {name: batch[name] for name in self.arguments if name in batch}
         if self.encoders is not None and "volume" in inputs:
             inputs["patch_tokens"] = self.encode(inputs.pop("volume"), inputs.pop("slice_features"))
-        # a GPU's memory is short; on a CPU the sums stay in the order that they always had
-        words_only = batch["labels"].device.type == "cuda"
+        words_only = self.words_only
+        if words_only is None: words_only = batch["labels"].device.type == "cuda"
         return model(**inputs, words_only=words_only).loss, {}
 
     def weight(self, batch: dict) -> float:

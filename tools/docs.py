@@ -57,8 +57,8 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
 ROOMS = {  # room of the house → what it holds, and its notebooks; house/<room> is a page of the reference
     "ground": (
         "every setting and its bounds; what is said to people; links, folders, full disks; whole files, rows, locks, "
-        "checksums; the figures that all share; processes that end with their parent",
-        ["0[0-2]_*", "07_*"]),
+        "checksums; the figures that all share, also while a training runs; processes that end with their parent",
+        ["0[0-2]_*", "08_*", "07_*"]),
     "ct": (
         "one CT: Hounsfield units along the patient's axes, from NIfTI or DICOM, down to what the encoders see",
         ["ct/*"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from run import ROOT, ParameterError, check_parameters, declared, number
+from run import ROOT, ParameterError, Progress, check_parameters, declared, number, run_notebook
 
 TEMPORARY = Path(tempfile.mkdtemp())
 
@@ -59,6 +59,19 @@ def test_misspelt_parameter_is_an_error():
     output = process.communicate()[0]
     assert process.returncode == 1, process.returncode
     assert "unknown parameter presset" in output, output
+
+
+def test_a_section_costs_what_its_children_take_too():
+    burn = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 2: pass'])"
+    idle, busy, last = ("markdown", "## Idle"), ("markdown", "## Busy"), ("markdown", "## Last")
+    path = notebook(("parameters", "a = 1"), idle, ("code", "a"), busy, ("code", burn), last, ("code", "1"))
+    progress = Progress(quiet=True)
+    run_notebook(path, TEMPORARY / "out.ipynb", {}, progress)
+    spent = {row["section"]: row["cpu_seconds"] for row in progress.costs}
+    assert list(spent) == ["start", "Idle", "Busy", "Last"], spent
+    assert 2 <= spent["Busy"] < 3, spent
+    assert spent["Idle"] < 1 and spent["Last"] < 1, spent
+    assert "in all" in progress.table() and "Busy" in progress.table(), progress.table()
 
 
 def test_values_of_parameters():

@@ -519,8 +519,39 @@ def test_bench_gpu_in_small():
     assert rows[-1]["error"].startswith("ValueError: a|b (test_tools.py:"), rows[-1]
     bench.ends = 0
     assert run_row(bench, "late", fails)["error"] == "not run: the time was over"
-    lines = bench_gpu.table(bench_gpu.machine() | {"rows": rows}).splitlines()
+    facts = bench_gpu.machine() | {"small": True, "rows": rows}
+    lines = bench_gpu.table(facts).splitlines()
     assert len(lines) == len(rows) + 2 and len({line.count("|") for line in lines}) == 1, lines
+    check_gpu_page(facts, [row["row"] for row in rows[:-1]])
+
+
+def check_gpu_page(facts: dict, measured: list[str]):
+    "The docs page: each row of a record beside what it is held against, and without a record a plain word; no goal for a row that isn't there."
+    import docs_made
+    from benching import data
+    from benching.goals import BASELINES, BEFORE, WANTED
+    record = TEMPORARY / "gpu.json"
+    record.write_text(json.dumps(facts))
+    page = docs_made.gpu(record)
+    assert "of a CPU, in reduced sizes" in page and "has not been run on a GPU" not in page
+    for name in measured: assert f"| {name} |" in page, name
+    row = [line for line in page.splitlines() if line.startswith("| VLM step, ours, batch 8 of")][0].split(" | ")
+    assert row[-2:] == ["24.2 samples/s, 25.0 %, 41.0 GiB", "≥ 40 samples/s, ≤ 25 GiB |"] and float(row[-3]) > 0, row
+    nothing = docs_made.gpu(TEMPORARY / "no.json")
+    assert "It has not been run on a GPU." in nothing and "≥ 250 samples/s, ≥ 45 %" in nothing
+    known = {*measured, *[name for name, _ in data.ROWS]}
+    lost = {*BEFORE, *WANTED, *BASELINES, *BASELINES.values()} - known
+    assert not lost, f"held against something, but not measured: {lost}"
+
+
+def test_bench_of_training_in_small():
+    "The rows of `make bench` that train, at small sizes: both ways agree, and each row says what is wanted and whether it is met."
+    from benching import cpu
+    row = cpu.vit_bench(1, tokens=33, hidden_size=64, num_heads=4, mlp_dim=128)
+    assert row["largest_difference"] < 1e-4 and len(row["cpu_times_faster"]) == 1, row
+    own = cpu.loop_bench(3, "mini", 2)
+    assert own["n"] == 3 and 0 < own["cpu_share"] < 1 and own["wall_share"] > 0, own
+    for facts in (row, own): assert {"wanted", "found", "met"} <= set(facts), facts
 
 
 def test_wheel_is_whole():

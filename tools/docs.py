@@ -57,8 +57,8 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
 ROOMS = {  # room of the house → what it holds, and its notebooks; house/<room> is a page of the reference
     "ground": (
         "every setting and its bounds; what is said to people; links, folders, full disks; whole files, rows, locks, "
-        "checksums; the figures that all share; processes that end with their parent",
-        ["0[0-2]_*", "07_*"]),
+        "checksums; the figures that all share, also while a training runs; processes that end with their parent",
+        ["0[0-2]_*", "08_*", "07_*"]),
     "ct": (
         "one CT: Hounsfield units along the patient's axes, from NIfTI or DICOM, down to what the encoders see",
         ["ct/*"]),
@@ -536,6 +536,7 @@ def made_pages(known: list[str], apis: list[str], names: "Names") -> dict[str, s
     out = docs_made.house(rooms(known))
     out["api/index"] = docs_made.api(apis, names.modules)
     out["citation"] = docs_made.citation()
+    out["reference/gpu"] = docs_made.gpu()
     for document, page in DOCUMENTS.items():
         if document.endswith(".md"): out[page] = docs_made.document(document)
     for module in apis:

@@ -12,7 +12,7 @@ from run import ROOT
 
 PACKAGE = ROOT / "hsenet"
 FLOORS = [  # a floor may import what is below it, and its own rooms
-    ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "viewer", "places", "processes"),
+    ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "viewer", "live", "places", "processes"),
     ("ct",),
     ("corpora",),
     ("phantoms",),

@@ -120,12 +120,14 @@ QUESTIONED = ("mrg_blind", "mrg_random", "mrg_stage2", "mrg_pooling", "mrg")
 
 def question_rows(
     reports: Mapping[str, Row],  # of `report_rows`
+    go_on: bool,  # from the report models, not from what these began with
 ) -> dict[str, Row]:
-    "Question models after some report models, and the one that is shown another patient's CT."
+    "Question models beside some report models, and the one that is shown another patient's CT."
     rows = {}
     for name, row in reports.items():
         if name not in QUESTIONED: continue
-        rows[name.replace("mrg", "vqa")] = _changed("question_model", (name,), 6, **row.settings)
+        needs = (name,) if go_on else row.needs
+        rows[name.replace("mrg", "vqa")] = _changed("question_model", needs, 6, **row.settings)
     return rows | {"vqa_other": _changed("other_patient", ("vqa", "other_ct"), 6)}
 
 # %% ../../nbs/evaluation/13_claims.ipynb #1ea7fa4a
@@ -140,7 +142,7 @@ def claims_table(
     stages = stage_rows(config.stage1.epochs + config.stage2.epochs)
     longest = max(config.language.max_length, config.mrg.max_length or 0)
     reports = report_rows(config.packer.kernel, tokens, room, longest)
-    return stages | reports | question_rows(reports)
+    return stages | reports | question_rows(reports, config.vqa.init_from == "mrg")
 
 # %% ../../nbs/evaluation/13_claims.ipynb #57ba01e2
 @dataclass(frozen=True)

@@ -395,7 +395,7 @@ def _spoken(
 def question_model(
     folder: Path,
     seed: int,
-    needs: Mapping[str, Path],  # one report model, and what that needed
+    needs: Mapping[str, Path],  # a report model; or `stage1`, `stage2`, where answers begin anew
     cache: str,
     preset: str,
     settings: dict | None = None,
@@ -403,11 +403,12 @@ def question_model(
     control: str | None = None,
     **_: Any,  # of the report model's row
 ) -> dict:
-    "A row that goes on from a report model to location questions."
+    "A row that learns location questions: from a report model on, or, as in `paper`, from the start."
     config = _vlm_config(needs, preset, seed, settings, changes)
-    reports = [name for name in needs if name != "text_language"]
-    mrg = needs[reports[0]] / "train"
-    best = train_vqa(config, cache, folder / "train", mrg=mrg, control=control)
+    starts = {name: _trained(needs, name) for name in ("stage1", "stage2")}
+    reports = [name for name in needs if name not in (*starts, "text_language")]
+    if reports: starts["mrg"] = _trained(needs, reports[0])
+    best = train_vqa(config, cache, folder / "train", control=control, **starts)
     return _spoken(folder, best, answer_arrays, cache)
 
 # %% ../../nbs/evaluation/12_variants.ipynb #31ddb52f

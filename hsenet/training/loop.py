@@ -33,6 +33,7 @@ from ..inventory import write_inventory
 from ..models.flops import mfu
 from hsenet.training.folder import (
     RESULTS,
+    TRACKER,
     TrainingError,
     check_model,
     finished,
@@ -228,7 +229,7 @@ def _open_folder(trainer: Trainer, signature: dict, resume: bool) -> None:
 
 def _empty(output: Path) -> None:
     "Remove what a run left in its folder; last, what says which run it was."
-    for name in (*RESULTS, "state.damaged", "run.json"):
+    for name in (*RESULTS, "state.damaged", TRACKER, "run.json"):
         path = output / name
         if path.is_dir(): shutil.rmtree(path)
         else: path.unlink(missing_ok=True)
@@ -289,11 +290,12 @@ def _progress_bar(trainer: Trainer) -> tqdm:
 
 
 def _measures(trainer: Trainer, row: dict) -> dict[str, float]:
-    "Where the step stands: its loss over all processes, learning rate, epochs done."
+    "Where the step stands: its loss over all processes, learning rate, cases and epochs done."
     batches = min(trainer.progress.step * trainer.config.accumulate, trainer.micro)
     return {
         "loss": over_processes(trainer, row["loss"]),
         "lr": max(trainer.schedule.get_last_lr()),
+        "cases": batches * trainer.batches.size * trainer.batches.world,
         "epoch": batches / trainer.batches.per_epoch,
     }
 

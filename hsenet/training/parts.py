@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import StageConfig
+from ..models.precision import has_bf16
 from .deepspeed import tell_deepspeed, wants_deepspeed
 from .folder import TrainingError
 
@@ -60,13 +61,11 @@ def lr_factor(
 
 # %% ../../nbs/training/01_parts.ipynb #881bd7fe
 def pick_precision(precision: str = "auto") -> str:
-    "Accelerate's name for `auto`, `fp32` or `bf16`."
-    if precision not in ("auto", "fp32", "bf16"):
-        raise TrainingError(f"precision: expected auto, fp32 or bf16, found {precision!r}")
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if has_bf16 else "fp32"
-    return "bf16" if precision == "bf16" else "no"
+    "Accelerate's name for `auto`, `fp32`, `bf16` or `mixed`."
+    if precision not in ("auto", "fp32", "bf16", "mixed"):
+        raise TrainingError(f"precision: expected auto, fp32, bf16 or mixed, found {precision!r}")
+    if precision == "auto": precision = "bf16" if has_bf16() else "fp32"
+    return "no" if precision == "fp32" else "bf16"
 
 # %% ../../nbs/training/01_parts.ipynb #d10de198
 def check_world(
@@ -105,13 +104,13 @@ def make_accelerator(config: StageConfig, output: Path) -> Accelerator:
 
 # %% ../../nbs/training/01_parts.ipynb #47246af8
 def check_shareable(model: nn.Module) -> None:
-    "Refuse a model that FSDP 2 can't share out."
+    "Refuse a model whose weights FSDP 2 and ZeRO 3 can't share out."
     numbers = [name for name, parameter in model.named_parameters() if parameter.ndim == 0]
     if numbers:
         raise TrainingError(
-            f"FSDP 2: expected weights with dimensions, found {', '.join(numbers)}, single "
+            f"FSDP 2, ZeRO 3: expected weights with dimensions, found {', '.join(numbers)}, single "
             "numbers; contrastive stages train under DDP (nbs/runs/accelerate/eight_gpus.yaml) "
-            "or DeepSpeed (eight_gpus_zero2.yaml)"
+            "or ZeRO 2 (eight_gpus_zero2.yaml)"
         )
 
 # %% ../../nbs/training/01_parts.ipynb #42660a3c

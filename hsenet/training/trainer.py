@@ -18,11 +18,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import StageConfig
+from ..models.precision import has_bf16, stay_in_bf16
 from hsenet.training.deepspeed import (
     ZeroEngine,
     numbers_can_be_sent,
     wants_deepspeed,
     work_in_bf16,
+    zero_stage,
 )
 from .folder import History, TrainingError
 from .batches import EpochBatches, EpochItems, RunBatches, with_tuples
@@ -81,7 +83,7 @@ class Task:
         raise NotImplementedError
 
     def use_half(self) -> None:
-        "Let what is frozen work in bf16; called where the rest does. Nothing by itself."
+        "Let what is frozen work in bf16; called where a GPU trains in it. Nothing by itself."
 
     def flops(self, batch: dict, tokens: int) -> float | None:
         """Operations of training on one case of such batches, with as many text tokens (see
@@ -177,14 +179,17 @@ class Trainer:
         groups = parameter_groups(task.model, config.weight_decay, config.lr, task.lr_scale)
         parameters = []
         for group in groups: parameters += group["params"]
+        self.half = pick_precision(config.precision) == "bf16"
+        in_bf16 = self.half and config.precision != "mixed"
+        if in_bf16: stay_in_bf16(task.model)
         prepare_blocks(task.model, config.compile, config.checkpoint_blocks)
         on_gpu = device.type == "cuda"
         self.adam = torch.optim.AdamW(groups, fused=on_gpu)  # one kernel for all parameters
-        self.half = pick_precision(config.precision) == "bf16"
-        if on_gpu and self.half:
+        if in_bf16 and has_bf16(device):
             task.model.to(device)
             task.use_half()  # copies of what is frozen: before it is shared out
-        if self.accelerator.is_fsdp2: check_shareable(task.model)
+        shares_weights = self.accelerator.is_fsdp2 or zero_stage(self.accelerator) == 3
+        if shares_weights: check_shareable(task.model)
         by_deepspeed = wants_deepspeed()
         if by_deepspeed and self.half: work_in_bf16(task.model, device)
         with numbers_can_be_sent() if by_deepspeed else nullcontext():

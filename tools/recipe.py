@@ -278,7 +278,7 @@ def measure_ceiling(size: str, cases: int, epochs: int, boxes: tuple, seed: int,
     drawn = truth.any(0)
     labels = torch.tensor(truth[:, drawn]).float()
     names = [name for name, there in zip(FINDINGS, drawn) if there]
-    settings = Settings(model="cnn", cases=cases, epochs=epochs, lr=2e-3, batch_size=16, move=2)
+    settings = Settings(model="cnn", cases=cases, epochs=epochs, lr=2e-3, batch_size=16, move=2 // max(boxes))
     network = build(settings, tuple(volumes.shape[2:]), len(names))
     begin, begin_cpu = time.monotonic(), time.process_time()
     curve = []

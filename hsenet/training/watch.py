@@ -156,11 +156,11 @@ def public_settings(value: Any) -> Any:
 # %% ../../nbs/training/12_watch.ipynb #3915752a
 def _begin_wandb(wandb: Any, place: Path, known: str, settings: dict) -> Any:
     wandb.setup(settings=wandb.Settings(silent=True))
-    quiet = {"console": "off", "disable_code": True, "disable_git": True, "x_disable_meta": True}
+    nothing = {"console": "off", "disable_code": True, "disable_git": True, "x_disable_meta": True}
     name = "-".join(place.parts[-2:])
     what = {"project": "hsenet", "name": name, "id": known, "config": settings}
     try:
-        return wandb.init(**what, dir=str(place), resume="allow", settings=quiet)
+        return wandb.init(**what, dir=str(place), resume="allow", settings=nothing | {"host": "-"})
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as e:
         why = first_line(e).partition(". ")[0]
         advice = "wandb login, or set WANDB_MODE to offline, or tracker to none"

@@ -28,6 +28,7 @@ from ..config import Config
 from ..files import (
     FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
     write_json, write_lines, write_yaml)
+from ..messages import counted
 
 if TYPE_CHECKING:  # who asks a model needs no tables, and waits for imports
     import pandas as pd
@@ -339,7 +340,7 @@ def read_manifest(
     bare = [record["case"] for record in subset if not record.get("slice_features")]
     if bare:
         raise DatasetError(
-            f"{path}: {len(bare)} cases have no slice features, the first is {bare[0]}; "
+            f"{path}: no slice features of {counted(len(bare), 'case')}, the first is {bare[0]}; "
             "run preprocessing again, or add_slice_features")
     for record in subset:
         for field in ("volume", "findings", "scan", "patient"):

@@ -19,6 +19,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..messages import counted
 from .score import (
     PROTOCOLS, RankScore, Score, mean_of, mean_score, median_of, protocol_name)
 from .search import (
@@ -46,7 +47,8 @@ def group_codes(
     queries, gallery = codes[:n], codes[n:]
     alone = np.flatnonzero(~np.isin(queries, gallery))
     if len(alone):
-        raise MetricError(f"{len(alone)} queries have no item of their group in the gallery, "
+        many = counted(len(alone), "query", "queries")
+        raise MetricError(f"no item of their group in the gallery for {many}, "
                           f"the first is query {alone[0]}")
     return queries, gallery
 

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ..files import PlainError
+from ..messages import counted
 
 # %% ../../nbs/metrics/00_score.ipynb #702e838e
 PROTOCOLS = ("standard", "released")
@@ -104,7 +105,7 @@ class Score:
         if self.cases is not None: chosen = chosen[self.cases]
         if len(chosen) == len(self.rows): return chosen
         raise ScoreError(f"expected a patient for each row, found {len(chosen)} for "
-                         f"{len(self.rows)} rows")
+                         f"{counted(len(self.rows), 'row')}")
 
     def interval(
         self,
@@ -250,7 +251,7 @@ def auroc_scores(
     known = present.any(axis=0) & ~present.all(axis=0)
     if not known.any():
         raise ScoreError(f"{title}: none of {', '.join(names)} is present in some of the "
-                         f"{len(present)} cases and absent in others")
+                         f"{counted(len(present), 'case')} and absent in others")
     out = {title: RankScore(np.hstack([ranks[:, known], present[:, known]]), mean_auroc_of)}
     for i, name in enumerate(names):
         rows = np.stack([ranks[:, i], present[:, i]], axis=1)

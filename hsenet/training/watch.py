@@ -23,7 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..files import read_json, write_json
-from ..messages import first_line
+from ..messages import counted, first_line
 from ..models.flops import peak_flops
 from .folder import TRACKER, TrainingError
 
@@ -108,7 +108,7 @@ def summary_line(facts: dict) -> str:
     "What `done.json` holds, in a line."
     best = "none" if facts["best"] is None else f"{facts['best']:.4g}"
     parts = [
-        f"{facts['steps']} steps in {timedelta(seconds=round(facts['wall_seconds']))}",
+        f"{counted(facts['steps'], 'step')} in {timedelta(seconds=round(facts['wall_seconds']))}",
         f"{facts['cases_per_second']:.3g} cases/s",
         f"data wait {100 * facts['data_wait']:.0f} %",
         f"{facts['memory_gb']:.1f} GB",

@@ -374,12 +374,12 @@ def _cpu() -> Config:
     return override(
         _tiny(),
         name="cpu",
-        phantom=dict(difficulty="clear", n_train=8000, n_valid=400, shape=(32, 96, 96)),
-        volume=dict(spacing=(10.0, 4.4, 4.4)),
+        phantom=dict(difficulty="clear", n_train=6000, n_valid=400, shape=(32, 96, 96)),
+        volume=dict(spacing=(10.0, 4.4, 4.4), window=(-1000, 400)),
         slices=dict(steps=800),
         text=dict(vocab_size=1000, whiten=64, lr_scale=0.1),
         language=dict(vocab_size=1000),
-        stage1=dict(epochs=30),
+        stage1=dict(epochs=20),
         stage2=dict(epochs=5),
     )
 
@@ -391,7 +391,7 @@ def _gpu() -> Config:
         _tiny(),
         name="gpu",
         phantom=dict(difficulty="clear", n_train=8000, n_valid=400, shape=(64, 160, 160)),
-        volume=dict(size=(32, 128, 128), spacing=(5.0, 2.2, 2.2)),
+        volume=dict(size=(32, 128, 128), spacing=(5.0, 2.2, 2.2), window=(-1000, 400)),
         slices=dict(n=32, dim=256, image_size=128, steps=2000),
         encoder=_sizes(384, 8, 6, 1536) | dict(patch_size=(8, 32, 32)),
         text=text | _sizes(384, 4, 6, 1536),

@@ -3,6 +3,7 @@
     python tools/recipe.py cases                     make the phantoms (about 10 minutes on two cores), once
     python tools/recipe.py train VARIANT [--seed N]  train one variant; adds a row to nbs/results/recipe.json
     python tools/recipe.py ceiling PRESET            the network that is shown the labels, on a preset's own phantoms
+    python tools/recipe.py stage1 PRESET             stage 1 as the preset has it, on its own phantoms, in memory
     python tools/recipe.py list                      what each variant changes
 """
 import argparse
@@ -166,6 +167,15 @@ def make_cases(processes: int) -> None:
 
     reports = [write_report(draw(name, "clear", 42), 42) for name in names]
     (CASES / "reports.json").write_text(json.dumps(reports))
+    from hsenet.phantoms.corpus import GENERATORS
+
+    (CASES / "generator.json").write_text(json.dumps(GENERATORS["clear"]))
+
+
+def cases_generator() -> int:
+    "The version of `clear` that the cases were drawn with; those from before it was kept: 4."
+    kept = CASES / "generator.json"
+    return json.loads(kept.read_text()) if kept.is_file() else 4
 
 
 def pooled_volumes(pool: tuple) -> np.ndarray:
@@ -202,13 +212,14 @@ def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
 
 # ceilings: what the convolutional network sees of a preset's own phantoms
 
-def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool]]:
-    "A phantom as a preset sees it (uint8), and which findings it has."
+def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
+    "A phantom as a preset sees it (uint8), which findings it has, and its report."
     from hsenet.config import preset
     from hsenet.ct.resample import encoder_volume
     from hsenet.ct.volume import CT
     from hsenet.phantoms.findings import FINDINGS, draw
     from hsenet.phantoms.render import acquire, render
+    from hsenet.phantoms.reports import write_report
 
     name, size = job
     config = preset(size)
@@ -217,43 +228,64 @@ def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool]]:
     hu = np.rint(render(phantom, acquisition)).astype(np.int16)
     ct = CT(np.ascontiguousarray(hu), acquisition.spacing, {})
     volume = encoder_volume(ct, config.volume.size, config.volume.spacing, config.volume.window)[0]
-    return np.rint(volume * 255).astype(np.uint8), [phantom.get(label) is not None for label in FINDINGS]
+    present = [phantom.get(label) is not None for label in FINDINGS]
+    return np.rint(volume * 255).astype(np.uint8), present, write_report(phantom, config.seed)
 
 
-def preset_cases(size: str, cases: int, processes: int) -> tuple[np.ndarray, np.ndarray]:
-    "Volumes and labels of so many training phantoms of a preset and of the held-out ones; made once."
-    kept = CASES / f"preset-{size}-{cases}.npz"
+def generator_of(size: str) -> int:
+    "Which version of its phantoms' difficulty a preset is given."
+    from hsenet.config import preset
+    from hsenet.phantoms.corpus import GENERATORS
+
+    return GENERATORS[preset(size).phantom.difficulty]
+
+
+def preset_cases(size: str, cases: int, processes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    "Volumes, labels and reports of so many training phantoms of a preset and of the held-out ones; made once."
+    kept = CASES / f"preset-{size}-{cases}-generator-{generator_of(size)}.npz"
     if kept.is_file():
-        with np.load(kept) as arrays: return arrays["volumes"], arrays["labels"]
+        with np.load(kept) as arrays: return arrays["volumes"], arrays["labels"], arrays["reports"].tolist()
     names = [f"train_{i}_a" for i in range(1, cases + 1)]
     names += [f"valid_{i}_a" for i in range(1, HELD_OUT + 1)]
     with ProcessPoolExecutor(processes) as pool:
         made = list(pool.map(_preset_case, [(name, size) for name in names], chunksize=8))
-    volumes = np.stack([volume for volume, _ in made])
-    labels = np.array([labels for _, labels in made])
+    volumes = np.stack([volume for volume, *_ in made])
+    labels = np.array([labels for _, labels, _ in made])
+    reports = [report for *_, report in made]
     CASES.mkdir(parents=True, exist_ok=True)
-    np.savez(kept, volumes=volumes, labels=labels)
-    return volumes, labels
+    np.savez(kept, volumes=volumes, labels=labels, reports=np.array(reports))
+    return volumes, labels, reports
 
 
-def measure_ceiling(size: str, cases: int, epochs: int, seed: int, processes: int) -> dict:
-    "AUROC per finding of the convolutional network after each epoch, on a preset's own phantoms."
+def averaged(arrays: np.ndarray, boxes: tuple) -> Tensor:
+    "Volumes (N, 1, D, H, W) in [0, 1], bfloat16, averaged over boxes of so many voxels (z, x, y)."
+    parts = []
+    for first in range(0, len(arrays), 100):
+        part = torch.from_numpy(arrays[first:first + 100])[:, None].float() / 255
+        parts.append(F.avg_pool3d(part, boxes).bfloat16())
+    return torch.cat(parts)
+
+
+def measure_ceiling(size: str, cases: int, epochs: int, boxes: tuple, seed: int, processes: int) -> dict:
+    """AUROC per finding of the convolutional network after each epoch, on a preset's own phantoms. Its first layer
+    averages over `boxes`, which is done once, before."""
     from hsenet.phantoms.findings import FINDINGS
 
-    arrays, truth = preset_cases(size, cases, processes)
+    arrays, truth, _ = preset_cases(size, cases, processes)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
+    volumes = averaged(arrays, boxes)
     drawn = truth.any(0)
     labels = torch.tensor(truth[:, drawn]).float()
     names = [name for name, there in zip(FINDINGS, drawn) if there]
-    settings = Settings(model="cnn", cases=cases, epochs=epochs)
+    settings = Settings(model="cnn", cases=cases, epochs=epochs, lr=2e-3, batch_size=16, move=2)
     network = build(settings, tuple(volumes.shape[2:]), len(names))
     begin, begin_cpu = time.monotonic(), time.process_time()
     curve = []
 
     def label_loss(chosen: np.ndarray) -> Tensor:
-        return F.binary_cross_entropy_with_logits(network(volumes[chosen]).float(), labels[chosen])
+        seen = moved(volumes[chosen], settings.move, rng)
+        return F.binary_cross_entropy_with_logits(network(seen).float(), labels[chosen])
 
     def report(epoch: int, loss: float) -> None:
         scores = aurocs(network, volumes[cases:], labels[cases:])
@@ -263,7 +295,7 @@ def measure_ceiling(size: str, cases: int, epochs: int, seed: int, processes: in
 
     optimise(network, list(network.parameters()), settings, epochs, label_loss, rng, report)
     return {
-        "preset": size, "voxels": list(volumes.shape[2:]), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
+        "preset": size, "voxels": list(arrays.shape[1:]), "averaged": list(boxes), "generator": generator_of(size), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
         "seed": seed, "findings": names, "curve": curve,
         "with_finding": truth[cases:, drawn].sum(0).tolist(),
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
@@ -439,8 +471,35 @@ def put_stem(model: nn.Module) -> None:
 
 def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> dict:
     "Stage 1 in memory: R@10 of the held-out cases and zero-shot AUROC per finding after each epoch."
-    from hsenet.cache.text import train_tokenizer
     from hsenet.config import override, preset
+
+    settings = CLIP_BASE | changes
+    config = override(preset("tiny"), **{key: value for key, value in settings.items() if key != "stem"})
+    pool = tuple([size // small for size, small in zip((32, 128, 128), config.volume.size)])
+    window = () if config.volume.window == (-1000, 200) else config.volume.window
+    volumes, labels = load_cases(Settings(pool=pool, window=window))
+    reports = json.loads((CASES / "reports.json").read_text())
+    row = fit_clip(name, config, (volumes, labels, reports), seed, stop_after, settings.get("stem", False))
+    return row | {"settings": settings, "generator": cases_generator()}
+
+
+def train_preset(size: str, cases: int, seed: int, stop_after: int | None, processes: int) -> dict:
+    "Stage 1 as a preset has it, in memory, on so many of its own phantoms."
+    from hsenet.config import preset
+
+    config = preset(size)
+    arrays, labels, reports = preset_cases(size, cases, processes)
+    volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
+    row = fit_clip(f"stage1-{size}", config, (volumes, torch.tensor(labels).float(), reports), seed, stop_after)
+    settings = {name: value for name, value in asdict(config).items() if name in ("volume", "encoder", "text", "clip", "stage1")}
+    return row | {"settings": settings, "cases": cases, "generator": generator_of(size)}
+
+
+def fit_clip(
+    name: str, config, data: tuple[Tensor, Tensor, list[str]], seed: int, stop_after: int | None, stem: bool = False,
+) -> dict:
+    "A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out."
+    from hsenet.cache.text import train_tokenizer
     from hsenet.evaluation.retrieval import phantom_prompts, zero_shot
     from hsenet.metrics.retrieval import recall_at_k
     from hsenet.models.clip import build_clip
@@ -448,28 +507,24 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
     from hsenet.training.parts import lr_factor, parameter_groups
     from hsenet.training.stages import whiten_text_head
 
-    settings = CLIP_BASE | changes
-    config = override(preset("tiny"), **{key: value for key, value in settings.items() if key != "stem"})
+    volumes, labels, reports = data
+    training = len(volumes) - HELD_OUT
     stage = config.stage1
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    pool = tuple([size // small for size, small in zip((32, 128, 128), config.volume.size)])
-    window = () if config.volume.window == (-1000, 200) else config.volume.window
-    volumes, labels = load_cases(Settings(pool=pool, window=window))
-    reports = json.loads((CASES / "reports.json").read_text())
-    tokenizer = train_tokenizer(reports[:TRAINING], config.text.vocab_size, "bert", config.text.max_length)
+    tokenizer = train_tokenizer(reports[:training], config.text.vocab_size, "bert", config.text.max_length)
     encoded = tokenizer(reports, padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt")
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
     model = build_clip(config, 1)
-    if settings.get("stem"): put_stem(model)
-    some = [{"input_ids": ids[i:i + 200], "attention_mask": mask[i:i + 200]} for i in range(0, min(2000, TRAINING), 200)]
+    if stem: put_stem(model)
+    some = [{"input_ids": ids[i:i + 200], "attention_mask": mask[i:i + 200]} for i in range(0, min(2000, training), 200)]
     whiten_text_head(model.eval(), iter(some), config.text.whiten)
 
     share = config.text.lr_scale
     groups = parameter_groups(
         model, stage.weight_decay, stage.lr, lambda tensor: share if tensor.startswith("text") else 1.0)
     optimizer = torch.optim.AdamW(groups)
-    batches = TRAINING // stage.batch_size
+    batches = training // stage.batch_size
     steps = int(stage.epochs * batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, stage.warmup))
     begin, begin_cpu = time.monotonic(), time.process_time()
@@ -479,14 +534,14 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
     def evaluate(epoch: int, loss: float) -> None:
         model.eval()
         images, texts = [], []
-        for first in range(TRAINING, len(volumes), 50):
+        for first in range(training, len(volumes), 50):
             part = slice(first, first + 50)
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
                 images.append(model.encode_volume(volumes[part].float()).float())
             texts.append(model.encode_text(ids[part], mask[part]).float())
         images, texts = torch.cat(images), torch.cat(texts)
         scores = zero_shot(model, tokenizer, images.numpy(), list(FINDINGS), phantom_prompts)
-        truth = labels[TRAINING:].numpy()
+        truth = labels[training:].numpy()
         aurocs = [round(float(roc_auc_score(truth[:, i], scores[:, i])), 3) for i in range(truth.shape[1])]
         recalls = [float(recall_at_k(a, b, [10])[10]) for a, b in ((images, texts), (texts, images))]
         curve.append({"epoch": epoch, "loss": round(loss, 4), "recall_at_10": recalls, "auroc": aurocs})
@@ -496,7 +551,7 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
 
     for epoch in range(int(stage.epochs)):
         model.train()
-        order = rng.permutation(TRAINING)
+        order = rng.permutation(training)
         losses = []
         for batch in range(batches):
             cases = order[batch * stage.batch_size:(batch + 1) * stage.batch_size]
@@ -511,7 +566,7 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
         evaluate(epoch + 1, float(np.mean(losses)))
         if epoch + 1 == stop_after: break
     return {
-        "variant": name, "seed": seed, "settings": settings, "findings": list(FINDINGS), "curve": curve,
+        "variant": name, "seed": seed, "findings": list(FINDINGS), "curve": curve,
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
         "minutes": round((time.monotonic() - begin) / 60, 1),
         "parameters": sum([p.numel() for p in model.vision.parameters()]),
@@ -612,6 +667,7 @@ def train(name: str, settings: Settings, seed: int) -> dict:
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
         "minutes": round((time.monotonic() - begin) / 60, 1),
         "parameters": sum([p.numel() for p in network.parameters()]),
+        "generator": cases_generator(),
     }
 
 
@@ -623,18 +679,21 @@ def commit() -> str:
 def keep(row: dict, path: Path, *names: str) -> None:
     "The row in the file of results, in place of an older one with the same `names`."
     rows = json.loads(path.read_text()) if path.is_file() else []
-    rows = [old for old in rows if [old[name] for name in names] != [row[name] for name in names]]
+    rows = [old for old in rows if [old.get(name) for name in names] != [row.get(name) for name in names]]
     lines = ",\n".join([json.dumps(each) for each in [*rows, row]])
     path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("cases", "train", "ceiling", "list"))
-    parser.add_argument("variant", nargs="?", help="a variant; for `ceiling` a preset")
-    parser.add_argument("--cases", type=int, default=TRAINING, help="training phantoms of a ceiling")
+    parser.add_argument("do", choices=("cases", "train", "ceiling", "stage1", "list"))
+    parser.add_argument("variant", nargs="?", help="a variant; for `ceiling` and `stage1` a preset")
+    parser.add_argument("--cases", type=int, default=TRAINING, help="training phantoms of a ceiling, of a preset's stage 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int)
+    parser.add_argument(
+        "--average", type=int, nargs=3, default=(1, 1, 1), help="voxels (z, x, y) that a ceiling's first layer averages")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="for phantoms")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -643,19 +702,23 @@ def main() -> None:
     if args.do == "list":
         for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items(): print(f"{name:24} {what}")
     elif args.do == "cases":
-        make_cases(os.cpu_count() or 1)
+        make_cases(args.processes)
     elif args.do == "ceiling":
-        row = measure_ceiling(args.variant, args.cases, args.epochs or 6, args.seed, os.cpu_count() or 1)
-        keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "cases", "seed")
+        boxes = tuple(args.average)
+        row = measure_ceiling(args.variant, args.cases, args.epochs or 6, boxes, args.seed, args.processes)
+        keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "cases", "seed", "generator")
+    elif args.do == "stage1":
+        row = train_preset(args.variant, args.cases, args.seed, args.epochs, args.processes)
+        keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant not in VARIANTS | CLIP_VARIANTS:
         parser.error(f"{args.variant!r} is no variant; `list` shows them")
     elif args.variant in CLIP_VARIANTS:
         row = train_clip(args.variant, CLIP_VARIANTS[args.variant][1], args.seed, args.epochs)
-        keep(row | {"commit": commit()}, args.results, "variant", "seed")
+        keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator")
     else:
         settings = replace(Settings(), **VARIANTS[args.variant][1])
         if args.epochs: settings = replace(settings, epochs=args.epochs)
-        keep(train(args.variant, settings, args.seed) | {"commit": commit()}, args.results, "variant", "seed")
+        keep(train(args.variant, settings, args.seed) | {"commit": commit()}, args.results, "variant", "seed", "generator")
 
 
 if __name__ == "__main__":

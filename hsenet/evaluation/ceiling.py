@@ -51,10 +51,15 @@ class VolumeClassifier(nn.Module):
             _halving(2 * width, 4 * width, (3, 3, 3), (2, 2, 2)),
         )
         self.tell = nn.Linear(8 * width, labels)
+        self.where = nn.AdaptiveMaxPool3d((2, 4, 4))
+        self.tell_where = nn.Linear(4 * width * 32, labels, bias=False)
+        nn.init.zeros_(self.tell_where.weight)
 
     def forward(self, volume: Tensor) -> Tensor:
-        channels = self.see((volume - self.mean) / self.std).flatten(2)
-        return self.tell(torch.cat([channels.amax(2), channels.mean(2)], dim=1))
+        seen = self.see((volume - self.mean) / self.std)
+        channels = seen.flatten(2)
+        anywhere = self.tell(torch.cat([channels.amax(2), channels.mean(2)], dim=1))
+        return anywhere + self.tell_where(self.where(seen).flatten(1))
 
 # %% ../../nbs/evaluation/10_ceiling.ipynb #89adf631
 def _rate(step: int, steps: int, rise: float = 0.05) -> float:

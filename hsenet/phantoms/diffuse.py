@@ -25,19 +25,24 @@ def _draw_emphysema(
     return draw_whole_lobes(kind, phantom, place, rng, hu=hu)
 
 
-def _holes(region: Shape, seed: int) -> Shape:
+_HOLES_ABOVE = {"subtle": 0.4, "clear": 0.0}  # of a field with mean 0: a third of a lobe, half of it
+
+
+def _holes(region: Shape, seed: int, above: float) -> Shape:
     "Holes of some 26 mm in a region."
     field = grain(seed, 26)
 
     def distance(z, x, y):
-        return np.maximum(region(z, x, y), 6 * (0.4 - field(z, x, y)))
+        return np.maximum(region(z, x, y), 6 * (above - field(z, x, y)))
     return distance
 
 
 def _paint_emphysema(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     for name in finding.place.lobes:
         shape = lobe(phantom.body, name)
-        if phantom.difficulty != "bold": shape = _holes(shape, finding.details["seed"])
+        if phantom.difficulty != "bold":
+            above = _HOLES_ABOVE[phantom.difficulty]
+            shape = _holes(shape, finding.details["seed"], above)
         centre, reach = lung_box(phantom.body, name)
         canvas.paint(shape, finding.details["hu"], centre, reach, opacity=0.95)
 
@@ -73,7 +78,7 @@ EMPHYSEMA = FindingKind(
 )
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #029ddd59
-_MOSAIC_HU = {"subtle": 85, "clear": 130}  # patches are so much lighter or darker than lung
+_MOSAIC_HU = {"subtle": 85, "clear": 160}  # patches are so much lighter or darker than lung
 
 
 def _paint_mosaic(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -123,19 +128,22 @@ def _draw_septal(
     return draw_whole_lobes(kind, phantom, place, rng, turn=turn)
 
 
-def _to_planes(u: np.ndarray, period: float = 17.0, half_thickness: float = 1.1) -> np.ndarray:
+_SEPTUM = {"subtle": 1.1, "clear": 1.6}  # mm: half of its thickness
+
+
+def _to_planes(u: np.ndarray, half_thickness: float, period: float = 17.0) -> np.ndarray:
     "Signed distance to planes `period` mm apart."
     return np.abs((u / period) % 1 - 0.5) * period - half_thickness
 
 
-def _net(turn: float) -> Shape:
+def _net(turn: float, half_thickness: float) -> Shape:
     "Planes that cross, turned about the axis of the body."
     c = float(np.cos(turn))
     s = float(np.sin(turn))
 
     def distance(z, x, y):
-        one_way = _to_planes(c * x + s * y + 0.3 * z)
-        other_way = _to_planes(c * y - s * x + 0.2 * z)
+        one_way = _to_planes(c * x + s * y + 0.3 * z, half_thickness)
+        other_way = _to_planes(c * y - s * x + 0.2 * z, half_thickness)
         return np.minimum(one_way, other_way)
     return distance
 
@@ -149,7 +157,7 @@ def _rim(region: Shape, thickness: float = 20.0) -> Shape:
 
 
 def _paint_septal(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    net = _net(finding.details["turn"])
+    net = _net(finding.details["turn"], _SEPTUM[phantom.difficulty])
     for name in finding.place.lobes:
         under_pleura = intersect(_rim(lobe(phantom.body, name)), net)
         centre, reach = lung_box(phantom.body, name)
@@ -183,13 +191,14 @@ SEPTAL_THICKENING = FindingKind(
 )
 
 # %% ../../nbs/phantoms/05_diffuse.ipynb #1dbc7aa8
-_BRONCHUS = {"subtle": (5.6, 2.4), "clear": (8.5, 2.8)}  # mm: radius of its wall, of its lumen
+# how many branches; mm: radius of the wall, of the lumen
+_BRONCHUS = {"subtle": (3, 5.6, 2.4), "clear": (5, 9.0, 3.4)}
 
 
 def _paint_thick_bronchi(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
-    outer, inner = _BRONCHUS[phantom.difficulty]
+    number, outer, inner = _BRONCHUS[phantom.difficulty]
     for name in finding.place.lobes:
-        ends = branches(phantom.body, name, 3)
+        ends = branches(phantom.body, name, number)
         for end in ends: canvas.rod(hilum(name), end, outer, 0)
         for end in ends: canvas.rod(hilum(name), end, inner, -970)
 

@@ -17,9 +17,29 @@ from .kinds import (ALL_LOBES, FOUR_LOBES, LEFT_UPPER, LOWER_LOBES, RIGHT_MIDDLE
                                    balls_in_lobes, draw_balls, find_ball, taken_lobes)
 
 # %% ../../nbs/phantoms/04_focal.ipynb #a67217a3
+_NODULE_HU = {"bold": 45, "subtle": 45, "clear": 500}  # calcified in `clear`
+_MORE_NODULES = 3  # in each lobe, in `clear`
+
+
+def _draw_nodule(
+    kind: FindingKind,
+    phantom: Phantom,
+    place: Place,
+    rng: np.random.Generator,
+) -> Finding | None:
+    finding = draw_balls(kind, phantom, place, rng)
+    if finding is None or phantom.difficulty != "clear": return finding
+    for name in place.lobes * _MORE_NODULES:
+        radius = finding.size / 2 * float(rng.uniform(0.8, 1))
+        with_nodules = replace(phantom, findings=(*phantom.findings, finding))
+        found = find_ball(with_nodules, name, radius, rng)
+        if found: finding = replace(finding, balls=(*finding.balls, found))
+    return finding
+
+
 def _paint_nodule(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     for *centre, radius in finding.balls:
-        canvas.ball(centre, radius, 45)
+        canvas.ball(centre, radius, _NODULE_HU[phantom.difficulty])
 
 # %% ../../nbs/phantoms/04_focal.ipynb #abf5f127
 LUNG_NODULE = FindingKind(
@@ -28,7 +48,7 @@ LUNG_NODULE = FindingKind(
     pattern=r"nodul|focal lesion",
     chance={"subtle": 0.45, "clear": 0.3, "bold": 0.3},
     places={"subtle": ALL_LOBES, "clear": ALL_LOBES, "bold": FOUR_LOBES},
-    sizes={"subtle": (8, 22), "clear": (22, 30), "bold": (28, 45)},
+    sizes={"subtle": (8, 22), "clear": (25, 30), "bold": (28, 45)},
     order=Order(report=130, drawing=110, painting=100),
     present=(
         "A nodule is present {at}.",
@@ -51,7 +71,7 @@ LUNG_NODULE = FindingKind(
         "A nodule with a diameter of {size} mm is present {at}.",
     ),
     asked_for_size=True,
-    draw=draw_balls,
+    draw=_draw_nodule,
     paint=_paint_nodule,
 )
 
@@ -62,13 +82,18 @@ def _draw_opacity(
     place: Place,
     rng: np.random.Generator,
 ) -> Finding | None:
-    return draw_balls(kind, phantom, place, rng, inside=0.5)
+    inside = {"subtle": 0.5, "clear": 0.3}[phantom.difficulty]
+    return draw_balls(kind, phantom, place, rng, inside)
+
+
+_HAZE = {"subtle": -560, "clear": -430}  # HU
 
 
 def _paint_opacity(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     "Hazy: denser lung with a soft edge."
+    hu = _HAZE[phantom.difficulty]
     for shape, (*centre, radius) in zip(balls_in_lobes(phantom.body, finding), finding.balls):
-        canvas.paint(shape, -560, centre, radius + 6, edge=10, opacity=0.9)
+        canvas.paint(shape, hu, centre, radius + 6, edge=10, opacity=0.9)
 
 # %% ../../nbs/phantoms/04_focal.ipynb #41171283
 LUNG_OPACITY = FindingKind(
@@ -77,7 +102,7 @@ LUNG_OPACITY = FindingKind(
     pattern=r"opacit|ground glass",
     chance={"subtle": 0.37, "clear": 0.3},
     places={"subtle": ALL_LOBES, "clear": ALL_LOBES},
-    sizes={"subtle": (28, 55), "clear": (46, 64)},
+    sizes={"subtle": (28, 55), "clear": (60, 84)},
     order=Order(report=140, drawing=70, painting=50),
     present=(
         "Ground glass opacity is present {at}.",
@@ -106,7 +131,8 @@ def _draw_consolidation(
     rng: np.random.Generator,
 ) -> Finding | None:
     if phantom.difficulty != "bold":
-        return draw_balls(kind, phantom, place, rng, inside=0.5, fills="balls in lobes")
+        inside = {"subtle": 0.5, "clear": 0.3}[phantom.difficulty]
+        return draw_balls(kind, phantom, place, rng, inside, fills="balls in lobes")
     if taken_lobes(phantom) & set(place.lobes): return None
     size = kind.random_size(phantom, rng)
     alone = replace(phantom, findings=())
@@ -114,6 +140,9 @@ def _draw_consolidation(
     if found is None: return None
     return Finding(
         kind.label, place, found[:3], size, balls=(found,), fills="balls in lobes")
+
+
+_AIR_BRONCHOGRAM = {"subtle": 1.8, "clear": 3.5}  # mm: radius
 
 
 def _paint_consolidation(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -124,7 +153,7 @@ def _paint_consolidation(canvas: Canvas, phantom: Phantom, finding: Finding) -> 
         for dy in (-0.35, 0.3):
             start = (z - 0.3 * r, x - 0.5 * r, y + dy * r)
             end = (z + 0.3 * r, x + 0.4 * r, y + dy * r)
-            canvas.rod(start, end, 1.8, -900)
+            canvas.rod(start, end, _AIR_BRONCHOGRAM[phantom.difficulty], -900)
 
 # %% ../../nbs/phantoms/04_focal.ipynb #2302001e
 CONSOLIDATION = FindingKind(
@@ -133,7 +162,7 @@ CONSOLIDATION = FindingKind(
     pattern=r"consolidat|airspaces|aerat",
     chance={"subtle": 0.18, "clear": 0.2, "bold": 0.3},
     places={"subtle": ALL_LOBES, "clear": ALL_LOBES, "bold": FOUR_LOBES},
-    sizes={"subtle": (28, 60), "clear": (46, 66), "bold": (85, 115)},
+    sizes={"subtle": (28, 60), "clear": (60, 84), "bold": (85, 115)},
     order=Order(report=120, drawing=60, painting=90),
     present=(
         "Consolidation is present {at}.",
@@ -162,12 +191,17 @@ def _draw_atelectasis(
     place: Place,
     rng: np.random.Generator,
 ) -> Finding | None:
-    return draw_balls(kind, phantom, place, rng, inside=0.4)
+    inside = {"subtle": 0.4, "clear": 0.3}[phantom.difficulty]
+    return draw_balls(kind, phantom, place, rng, inside)
+
+
+_PLATE = {"subtle": (0.3, 1, 0.6), "clear": (0.8, 1, 0.3)}  # half of its z, x, y in radii
 
 
 def _paint_atelectasis(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
+    high, wide, deep = _PLATE[phantom.difficulty]
     for name, (*centre, radius) in zip(finding.place.lobes, finding.balls):
-        plate = ellipsoid(centre, (0.3 * radius, radius, 0.6 * radius))
+        plate = ellipsoid(centre, (high * radius, wide * radius, deep * radius))
         within = intersect(plate, lobe(phantom.body, name))
         canvas.paint(within, 20, centre, radius)
 
@@ -176,9 +210,9 @@ ATELECTASIS = FindingKind(
     label="Atelectasis",
     organ="lung/lung",
     pattern=r"atelecta",
-    chance={"subtle": 0.26, "clear": 0.26},
+    chance={"subtle": 0.26, "clear": 0.3},
     places=dict.fromkeys(("subtle", "clear"), (*LOWER_LOBES, RIGHT_MIDDLE, LEFT_UPPER)),
-    sizes={"subtle": (30, 46), "clear": (50, 70)},
+    sizes={"subtle": (30, 46), "clear": (64, 90)},
     order=Order(report=150, drawing=90, painting=80),
     present=(
         "Atelectasis is present {at}.",
@@ -209,7 +243,7 @@ def _draw_fibrosis(
     return draw_balls(kind, phantom, place, rng, inside=0.5)
 
 
-_BANDS = {"subtle": (4, 1.9), "clear": (8, 3.6)}  # how many in a ball, and their radius in mm
+_BANDS = {"subtle": (4, 1.9), "clear": (12, 5.0)}  # how many in a ball, and their radius in mm
 
 
 def _paint_fibrosis(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -229,7 +263,7 @@ FIBROTIC_SEQUELA = FindingKind(
     pattern=r"fibro|sequela",
     chance={"subtle": 0.27, "clear": 0.25},
     places={"subtle": UPPER_LOBES, "clear": UPPER_LOBES},
-    sizes={"subtle": (30, 44), "clear": (46, 64)},
+    sizes={"subtle": (30, 44), "clear": (56, 76)},
     order=Order(report=160, drawing=100, painting=60),
     present=(
         "Fibrotic sequela changes are present {at}.",
@@ -257,25 +291,30 @@ def _draw_bronchiectasis(
     place: Place,
     rng: np.random.Generator,
 ) -> Finding | None:
-    return draw_balls(kind, phantom, place, rng, inside=0.6)
+    inside = {"subtle": 0.6, "clear": 0.4}[phantom.difficulty]
+    return draw_balls(kind, phantom, place, rng, inside)
+
+
+_BRONCHIAL_WALL = {"subtle": 2.4, "clear": 4.5}  # mm: its thickness
 
 
 def _paint_bronchiectasis(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
+    wall = _BRONCHIAL_WALL[phantom.difficulty]
     for z, x, y, r in finding.balls:
         for dx, dy in ((-0.5, -0.3), (0.45, -0.35), (0, 0.5)):
             start = (z - 0.7 * r, x + dx * r, y + dy * r)
             end = (z + 0.7 * r, x + 0.7 * dx * r, y + 0.7 * dy * r)
             canvas.rod(start, end, 0.36 * r, 20)
-            canvas.rod(start, end, 0.36 * r - 2.4, -985)
+            canvas.rod(start, end, 0.36 * r - wall, -985)
 
 # %% ../../nbs/phantoms/04_focal.ipynb #acad491d
 BRONCHIECTASIS = FindingKind(
     label="Bronchiectasis",
     organ="lung/lung",
     pattern=r"bronchiecta|dilated bronchi",
-    chance={"subtle": 0.1, "clear": 0.2},
+    chance={"subtle": 0.1, "clear": 0.25},
     places={"subtle": ALL_LOBES, "clear": ALL_LOBES},
-    sizes={"subtle": (34, 46), "clear": (50, 66)},
+    sizes={"subtle": (34, 46), "clear": (60, 78)},
     order=Order(report=90, drawing=80, painting=70),
     present=(
         "Bronchiectasis is present {at}.",

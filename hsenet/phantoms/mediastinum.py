@@ -17,7 +17,7 @@ from .kinds import (Finding, FindingKind, Order, Phantom, Place, heart_of,
                                    named_place)
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #e9fc63b3
-_SPECKS = {"subtle": (4, 8), "clear": (8, 14)}  # fewest and most
+_SPECKS = {"subtle": (4, 8), "clear": (30, 50)}  # fewest and most
 
 
 def draw_specks(
@@ -104,6 +104,8 @@ _CORONARY = {  # from, to (z, x, y) on a heart of radius 1
     "right coronary artery": ((0.6, -0.6, -0.4), (-0.3, -0.85, -0.3)),
 }
 
+_COURSE = {"subtle": (0, 1), "clear": (-0.3, 1.4)}  # what of that way has chalk; in `clear` all of the artery
+
 
 def _draw_coronary(
     kind: FindingKind,
@@ -113,9 +115,10 @@ def _draw_coronary(
 ) -> Finding:
     centre, radii = heart_of(phantom)
     start, end = np.array(_CORONARY[place.name])
+    course = _COURSE[phantom.difficulty]
 
     def on_wall(rng):
-        way = start + rng.uniform(0, 1) * (end - start)
+        way = start + rng.uniform(*course) * (end - start)
         unit = way / np.linalg.norm(way)
         return np.array(centre) + unit * (np.array(radii) + 1)
     return draw_specks(kind, phantom, place, on_wall, rng)
@@ -126,9 +129,9 @@ CORONARY_CALCIFICATION = FindingKind(
     label="Coronary artery wall calcification",
     organ="heart/coronary artery",
     pattern=r"coronary|calcif.*(anterior descending|circumflex)",
-    chance={"subtle": 0.24, "clear": 0.25},
+    chance={"subtle": 0.24, "clear": 0.3},
     places={"subtle": CORONARIES, "clear": CORONARIES},
-    sizes={"subtle": (4.0, 7.2), "clear": (8.0, 12.0)},
+    sizes={"subtle": (4.0, 7.2), "clear": (12.0, 16.0)},
     order=Order(report=50, drawing=170, painting=150),
     layer="mediastinum",
     present=(
@@ -193,7 +196,7 @@ LYMPHADENOPATHY = FindingKind(
     pattern=r"lymph",
     chance={"subtle": 0.26, "clear": 0.25},
     places={"subtle": STATIONS, "clear": STATIONS},
-    sizes={"subtle": (12, 22), "clear": (28, 40)},
+    sizes={"subtle": (12, 22), "clear": (40, 56)},
     order=Order(report=70, drawing=50, painting=130),
     layer="mediastinum",
     present=(
@@ -240,7 +243,9 @@ def _draw_material(
     return Finding(kind.label, place, centre, size, fills="nothing")
 
 # %% ../../nbs/phantoms/06_mediastinum.ipynb #7cf48fd0
-_CATHETER = {"subtle": 2.2, "clear": 4.0}  # mm: radius
+_CATHETER = {"subtle": 2.2, "clear": 8.0}  # mm: radius
+_DEVICE = {"subtle": (22, 20, 5), "clear": (36, 30, 8)}  # mm: half of its height, width, depth
+_LEAD = {"subtle": 1.5, "clear": 2.5}  # mm: radius
 
 
 def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
@@ -248,9 +253,11 @@ def _paint_material(canvas: Canvas, phantom: Phantom, finding: Finding) -> None:
     if finding.place.name == "left chest wall":
         heart_z, _, heart_y = phantom.body.heart
         vein = (95, -25, -12)
-        canvas.paint(ellipsoid((z, x, y), (22, 20, 5)), 3000, (z, x, y), (22, 20, 5))
-        canvas.rod((z, x, y), vein, 1.5, 2500)
-        canvas.rod(vein, (heart_z, 0, heart_y), 1.5, 2500)
+        device = _DEVICE[phantom.difficulty]
+        lead = _LEAD[phantom.difficulty]
+        canvas.paint(ellipsoid((z, x, y), device), 3000, (z, x, y), device)
+        canvas.rod((z, x, y), vein, lead, 2500)
+        canvas.rod(vein, (heart_z, 0, heart_y), lead, 2500)
     elif finding.place.name == "sternum":
         for dz in (-48, -24, 0, 24, 48):
             canvas.rod((z + dz, -13, y), (z + dz, 13, y), 1.8, 2500)
@@ -266,7 +273,7 @@ MEDICAL_MATERIAL = FindingKind(
     label="Medical material",
     organ="others/others",
     pattern=r"medical (material|device)|foreign material",
-    chance={"subtle": 0.12, "clear": 0.2},
+    chance={"subtle": 0.12, "clear": 0.25},
     places={
         "subtle": (_CHEST_WALL, _STERNUM, _VENA_CAVA),
         "clear": (_CHEST_WALL, _VENA_CAVA),  # wires before bone are as white as bone

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DIMENSIONS', 'logger', 'named_generator', 'turn_volume', 'augment_volume', 'in_float32', 'CLIPDataset',
-           'ReportDataset', 'QuestionDataset', 'stack_images', 'CLIPCollator', 'pad_rows', 'VLMCollator']
+           'ReportDataset', 'QuestionDataset', 'stack_images', 'TokenIds', 'CLIPCollator', 'pad_rows', 'VLMCollator']
 
 # %% ../../nbs/cache/09_datasets.ipynb #4c415608
 import json
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, default_collate
 
 from .manifest import DatasetError, read_array, read_manifest, read_questions
@@ -291,6 +292,27 @@ def stack_images(items: list[dict]) -> dict[str, Any]:
     parts = [part for part in ("volume", "slice_features", "intensity") if part in items[0]]
     return {part: default_collate([item[part] for item in items]) for part in parts}
 
+# %% ../../nbs/cache/09_datasets.ipynb #616756ba
+class TokenIds:
+    "Token ids of texts, by a tokenizer with these settings."
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        most: int = 10_000,  # texts that are remembered
+        **settings,  # of the tokenizer's call
+    ):
+        self.tokenizer = tokenizer
+        self.most = most
+        self.settings = settings
+        self.known = {}
+
+    def __call__(self, text: str) -> list[int]:
+        if text not in self.known:
+            if len(self.known) >= self.most: self.known.clear()  # memory stays small
+            self.known[text] = self.tokenizer(text, verbose=False, **self.settings)["input_ids"]
+        return self.known[text]
+
 # %% ../../nbs/cache/09_datasets.ipynb #0d7eb190
 class CLIPCollator:
     "Items of a `CLIPDataset` → a batch."
@@ -308,20 +330,29 @@ class CLIPCollator:
         self.max_length = max_length
         self.truncation = truncation
         self.seed = seed
+        self.ids = TokenIds(tokenizer)
 
     def fits(self, text: str) -> bool:
         "Is a text short enough?"
-        return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.max_length
+        return len(self.ids(text)) <= self.max_length
+
+    def row(self, item: dict) -> Tensor:
+        "Token ids of an item's report, cut where it is too long."
+        text = truncate_report(item["text"], self.fits, self._generator(item))
+        if self.fits(text): return torch.tensor(self.ids(text))
+        cut = self.tokenizer(text, truncation=True, max_length=self.max_length)
+        return torch.tensor(cut["input_ids"])
 
     def __call__(self, items: list[dict]) -> dict:
-        texts = [truncate_report(item["text"], self.fits, self._generator(item)) for item in items]
-        ids = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        rows = [self.row(item) for item in items]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
         return {
             "case": [item["case"] for item in items],
             **stack_images(items),
-            "input_ids": ids["input_ids"],
-            "attention_mask": ids["attention_mask"],
+            "input_ids": ids,
+            "attention_mask": mask.long(),
         }
 
     def _generator(self, item: dict) -> np.random.Generator | None:
@@ -337,16 +368,16 @@ def pad_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:  # ids, attention mask, labels: (B, width)
     "Rows side by side, as wide as the longest; labels are -100 but for the answers."
     width = max(len(before) + len(answer) for before, answer in rows)
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
+    ids = np.full((len(rows), width), pad)
+    mask = np.zeros_like(ids)
+    labels = np.full_like(ids, -100)
     for i, (before, answer) in enumerate(rows):
         end = len(before) + len(answer)
         span = slice(width - end, width) if left else slice(0, end)
-        ids[i, span] = torch.tensor(before + answer)
+        ids[i, span] = before + answer
         mask[i, span] = 1
-        labels[i, len(before):end] = torch.tensor(answer, dtype=torch.long)
-    return ids, mask, labels
+        labels[i, len(before):end] = answer
+    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(labels)
 
 # %% ../../nbs/cache/09_datasets.ipynb #51d0cb5e
 logger = logging.getLogger(__name__)
@@ -373,17 +404,7 @@ class VLMCollator:
         bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self.head = bos + [tokenizer.convert_tokens_to_ids("<im_patch>")] * num_visual_tokens
         self.shortened = 0  # answers so far
-        self._known = {}
-
-    def ids(self, text: str) -> list[int]:
-        "Token ids of a text, without special tokens."
-        if text not in self._known:
-            if len(self._known) >= 10_000:
-                # prompts and short answers come again and again; memory stays small
-                self._known.clear()
-            encoded = self.tokenizer(text, add_special_tokens=False, verbose=False)
-            self._known[text] = encoded["input_ids"]
-        return self._known[text]
+        self.ids = TokenIds(tokenizer, add_special_tokens=False)
 
     def row(self, item: dict) -> tuple[list[int], list[int]]:
         """Ids before the answer, and ids of the answer with EOS (none unless training).

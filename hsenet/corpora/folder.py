@@ -263,8 +263,8 @@ def place_rows(
             refused.append((line, e))
     if refused and not files: raise refused[0][1]
     if refused:
-        message = "%s: %d rows are left out, the first is line %s: %s"
-        logger.warning(message, table_path, len(refused), *refused[0])
+        message = "%s: left out: %s, the first is line %s: %s"
+        logger.warning(message, table_path, counted(len(refused), "row"), *refused[0])
     index = pd.Index(list(files), name=paths.index.name)
     return pd.DataFrame(list(files.values()), columns=["name", "path"], index=index, dtype=object)
 

@@ -172,8 +172,8 @@ def read_released(
     rows, refused = rows_of_manifest(Path(path), root)
     if refused and not rows: raise refused[0]
     if refused:
-        message = "%s: %d rows are left out, the first: %s"
-        logger.warning(message, path, len(refused), refused[0])
+        message = "%s: left out: %s, the first: %s"
+        logger.warning(message, path, counted(len(refused), "row"), refused[0])
     return released_tables(rows)
 
 # %% ../../nbs/corpora/03_released.ipynb #ef286152

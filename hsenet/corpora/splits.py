@@ -117,7 +117,7 @@ def tuning_split(
     patients = np.array(sorted(cases.patient[train].unique()))
     count = int(np.ceil(share * len(patients)))
     if share > 0 and count >= len(patients):
-        there = "1 training patient" if len(patients) == 1 else f"{len(patients)} training patients"
+        there = counted(len(patients), "training patient")
         raise CorpusError(
             f"{there}, of whom {count} would be set apart to choose checkpoints by "
             f"({share:.0%}, at least one), so that none is left to train on; "

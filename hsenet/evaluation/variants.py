@@ -31,6 +31,7 @@ from .reports import finding_names, named_labeler, report_requests
 from .respondent import Respondent, load_model
 from .retrieval import WAYS_OF_ASKING, varied_labels, zero_shot
 from ..files import make_folder, read_arrays, read_json, write_arrays, write_lines
+from ..messages import counted
 from ..metrics.clinical import finding_scores, place_scores, placed_differently, presence
 from ..metrics.probe import linear_probe
 from ..metrics.questions import QUESTIONS
@@ -49,7 +50,8 @@ def donors(
     "(N,) for each case the place of one of another patient, each used once. Raises `EvaluationError`."
     names, member, counts = np.unique(patients, return_inverse=True, return_counts=True)
     if 2 * counts.max() > len(patients):
-        raise EvaluationError(f"{len(names)} patients with {len(patients)} cases: one has more than "
+        people, cases = counted(len(names), "patient"), counted(len(patients), "case")
+        raise EvaluationError(f"{people} with {cases}: one has more than "
                               "half of them, so not everyone can be given another's")
     order = np.random.default_rng(seed).permutation(len(names))
     by_patient = np.argsort(order[member], kind="stable")

@@ -252,7 +252,8 @@ def pooled_score(
 def check_pairs(predicted: Sequence, true: Sequence) -> None:
     "Raises `ClinicalMetricError` where there are not as many reports."
     if len(predicted) != len(true):
-        raise ClinicalMetricError(f"{len(predicted)} generated reports but {len(true)} true ones")
+        generated = counted(len(predicted), "generated report")
+        raise ClinicalMetricError(f"{generated} but {counted(len(true), 'true one')}")
 
 # %% ../../nbs/metrics/06_clinical.ipynb #fff1dc98
 def place_scores(

@@ -232,7 +232,8 @@ def _ranks_and_labels(
     scores = np.asarray(scores, float)
     present = np.asarray(labels).astype(bool)
     if scores.shape != present.shape or scores.shape[1] != len(names):
-        raise ScoreError(f"scores {scores.shape}, labels {present.shape} and {len(names)} names "
+        named = counted(len(names), "name")
+        raise ScoreError(f"scores {scores.shape}, labels {present.shape} and {named} "
                          "don't fit together")
     if not np.isfinite(scores).all():
         raise ScoreError("scores are not finite; look at the model that made them")
@@ -324,8 +325,9 @@ def _common_patients(
         if score.cases is None: same = len(score.rows) == len(cases)
         else: same = np.max(score.cases, initial=-1) < len(cases)
         if not same or not len(cases):
+            people = counted(len(cases), "patient")
             raise ScoreError(f"expected the same cases for both models and their patients, "
-                             f"found rows {a.rows.shape}, {b.rows.shape} and {len(cases)} patients")
+                             f"found rows {a.rows.shape}, {b.rows.shape} and {people}")
         if score.value is None: raise ScoreError("an undefined number can't be compared")
     return cases
 

@@ -112,8 +112,8 @@ def read_embeddings(
         raise MetricError(f"{features} is no .npy file of numbers; write it with numpy.save") from e
     names = _row_names(Path(ids))
     if x.ndim != 2 or len(x) != len(names):
-        raise MetricError(f"{features} has shape {x.shape}, {ids} {len(names)} names: expected a "
-                          "row for each")
+        named = counted(len(names), "name")
+        raise MetricError(f"{features} has shape {x.shape}, {ids} {named}: expected a row for each")
     return x, names
 
 

@@ -31,15 +31,8 @@ from transformers.utils import ModelOutput
 
 from ..config import Config
 from ..messages import counted
-from hsenet.models.folders import (
-    check_base,
-    check_model,
-    local_folder,
-    no_bars,
-    one_sentence,
-    read_config,
-    read_shapes,
-)
+from .folders import (
+    check_base, check_model, local_folder, no_bars, one_sentence, read_config, read_shapes)
 from hsenet.models.vit import (
     GuidedViT3D,
     GuidedViT3DConfig,

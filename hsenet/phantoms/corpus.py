@@ -10,8 +10,9 @@ __all__ = ['RELEASES', 'Tables', 'TEMPLATES', 'GENERATORS', 'encode_nifti', 'vol
 import gzip
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -246,30 +247,35 @@ def _make_scans(names: Sequence[str], job: _Job) -> list[Tables]:
     return [_make_scan(name, job) for name in names]
 
 
-def _make_lots(lots: list[list[str]], job: _Job, workers: int) -> Iterator[list[Tables]]:
-    """`_make_scans` of each lot, in order; without worker processes for one.
-    Raises `PhantomError` if a process dies."""
+@contextmanager
+def _scan_makers(workers: int) -> Iterator[Callable]:
+    """`map`, of this process or of others, for all splits: to start those takes seconds.
+    Raises `PhantomError` if one dies."""
     if workers <= 1:
-        for lot in lots:
-            yield _make_scans(lot, job)
+        yield map
         return
     try:
         with worker_pool(workers) as pool:
-            yield from pool.map(_make_scans, lots, [job] * len(lots))
+            yield pool.map
     except BrokenProcessPool as e:
         raise PhantomError(
             "a worker process died, perhaps for want of memory; start again with fewer workers "
             "(volumes that are there are kept)") from e
 
 
-def _make_split(names: list[str], job: _Job, workers: int, progress: bool) -> Tables:
+def _make_split(
+    names: list[str],
+    job: _Job,
+    do: Callable,  # of `_scan_makers`
+    progress: bool,
+) -> Tables:
     "All scans of a split; rows in the order of the names."
     split = names[0].split("_")[0]
     lots = [names[i : i + 16] for i in range(0, len(names), 16)]
     tables = {}
     bar = tqdm(total=len(names), desc=f"phantoms, {split}", unit="scan", disable=not show_bar(progress))
     with bar:
-        for lot in _make_lots(lots, job, workers):
+        for lot in do(_make_scans, lots, [job] * len(lots)):
             for rows in lot:
                 _add_rows(tables, rows)
             bar.update(len(lot))
@@ -424,8 +430,9 @@ def write_corpus(
         return root
 
     _write_mark(mark, settings, complete=False)
-    for split, scans in names.items():
-        if scans: _write_split(split, _make_split(scans, job, workers, progress), root)
+    with _scan_makers(workers) as do:
+        for split, scans in names.items():
+            if scans: _write_split(split, _make_split(scans, job, do, progress), root)
     _write_templates(root / "dataset")
     _write_mark(mark, settings, complete=True)
     log.info("wrote %s to %s", counted(len(paths), "volume"), root)

@@ -34,7 +34,7 @@ $(READY): settings.ini setup.py
 
 install: $(READY)  ## .venv with everything in it
 
-quickstart: $(READY)  ## the whole road once, on phantoms: outputs/quickstart (about 12 minutes on 2 cores)
+quickstart: $(READY)  ## the whole road once, on phantoms: outputs/quickstart (about a quarter of an hour on 2 cores)
 	@$(BIN)/python tools/quickstart.py --preset $(PRESET) --seed $(SEED) --output $(OUTPUT) --data $(DATA)
 
 controls: $(READY)  ## after quickstart: the same with a random encoder, and with no image
@@ -49,11 +49,13 @@ test-slow: $(READY)  ## the notebooks with cells marked slow, those cells includ
 test-web: $(READY)  ## the demo in a headless Chromium, which is installed where it is missing; ONLY=upload for a part of it
 	@$(BIN)/python tools/test_web.py $(ONLY)
 
-bench: $(READY)  ## times and memory of preprocessing beside the usual tools, of a search of 50,000 among 50,000, and of the loader: outputs/bench; minutes, on a quiet machine
+bench: $(READY)  ## times and memory of preprocessing beside the usual tools, of a search of 50,000 among 50,000, of the loader, of ViT blocks and of the training loop: outputs/bench; minutes, on a quiet machine
 	@$(BIN)/pip install -q --no-deps monai
 	@$(BIN)/python tools/bench.py
 	@$(BIN)/python tools/bench.py --search
 	@$(BIN)/python tools/bench.py --loader
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/bench.py --vit --repeats 3
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/bench.py --loop
 
 bench-gpu: $(READY)  ## training steps, generation, loader, 2D features and the preset gpu on this machine, at most 8 minutes: outputs/bench/gpu.json
 	@$(BIN)/python tools/bench_gpu.py

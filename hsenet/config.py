@@ -153,7 +153,7 @@ class AugmentConfig(Settings):
     sentences: Share = 0.0  # share of a report's sentences left out, but for the first
 
 # %% ../nbs/00_config.ipynb #d6eaa89b
-Precision = Annotated[str, OneOf(("auto", "fp32", "bf16"))]
+Precision = Annotated[str, OneOf(("auto", "fp32", "bf16", "mixed"))]
 InitFrom = Annotated[str, OneOf(("mrg",))]
 
 
@@ -173,7 +173,7 @@ class StageConfig(Settings):
     workers: Annotated[int, Between(0, 1024)] = 4  # DataLoader processes
     compile: bool = False  # the blocks of the model, each by itself
     checkpoint_blocks: bool = False  # compute a block anew in the backward: slower, less memory
-    precision: Precision = "auto"  # `auto`: bf16 where the hardware has it; `fp32`, `bf16`
+    precision: Precision = "auto"  # bf16 on a GPU; `fp32`, `bf16`, `mixed`: bf16 products alone
     init_from: InitFrom | None = None  # VQA: `mrg` starts from the trained report model
     cache_tokens: bool = False  # encode each volume once; needs frozen towers and no augmentation
     group_by_length: bool = False  # `mrg`, `vqa`: batches of texts of like length, less padding

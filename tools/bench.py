@@ -4,6 +4,10 @@
     python tools/bench.py --quick         the first only
     python tools/bench.py --search        exact search of 50,000 embeddings among 50,000, and its memory: outputs/bench/search.json
     python tools/bench.py --loader        the loader alone, 32 × 256 × 256 from a warm cache, a step that does nothing: outputs/bench/loader.json
+    python tools/bench.py --vit           three ViT blocks at 2,049 tokens, forward and backward, beside explicit attention: outputs/bench/vit.json
+    python tools/bench.py --loop          the loop's own work between two steps, beside a step: outputs/bench/loop.json
+
+Rows with a demand say it (`wanted`), what was found, and whether that is enough (`met`). Set OMP_NUM_THREADS=1 for one core, on a quiet machine.
 
 (a) decompress and read only, with zlib; (b) ours, both branches, without the 2D encoder; (c) the method's steps with the usual
 tools: nibabel's float64, torch's trilinear, MONAI's crop and resize, a JPEG per slice. One run, each way in turn, medians.
@@ -28,6 +32,7 @@ from run import ROOT
 
 OUTPUT = ROOT / "outputs/bench"
 THREADS = 1
+LOADER_WANTED = 150  # samples a second of two cores, 32 × 256 × 256 from a warm cache
 WAYS = {
     "a": "decompress and read, zlib",
     "b": "ours, both branches",
@@ -333,7 +338,19 @@ def loader_bench(repeats: int, workers: int = 2, cases: int = 32, batches: int =
             "per_second_of_two_idle_cores": round(2000 / cpu_ms, 1),  # what the CPU seconds would allow
             "load": loads,
         }
+    found = facts["float16"]["samples_per_second"] * 2 / workers
+    facts |= {"wanted": f"≥ {LOADER_WANTED} samples/s per two cores, by the clock", "found": f"{found:.0f}", "met": found >= LOADER_WANTED}
     write("loader.json", facts)
+    print(json.dumps(facts, indent=1))
+    return facts
+
+
+def training_bench(name: str, measure) -> dict:
+    "A row of `benching.cpu`, kept."
+    import logging
+    logging.disable(logging.WARNING)
+    facts = machine() | measure()
+    write(f"{name}.json", facts)
     print(json.dumps(facts, indent=1))
     return facts
 
@@ -373,6 +390,8 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--loader", action="store_true")
+    parser.add_argument("--vit", action="store_true")
+    parser.add_argument("--loop", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
@@ -384,6 +403,12 @@ def main():
         search()
     elif args.loader:
         loader_bench(args.repeats)
+    elif args.vit:
+        from benching.cpu import vit_bench
+        training_bench("vit", lambda: vit_bench(args.repeats))
+    elif args.loop:
+        from benching.cpu import loop_bench
+        training_bench("loop", loop_bench)
     else:
         preprocess_bench(args.quick, args.repeats)
 

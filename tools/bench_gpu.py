@@ -19,7 +19,8 @@ On a machine that is lent for 15 minutes and has no registry (what it has: ../sh
        export PYTHONPATH=$PWD:$PWD/outputs/carry; python tools/bench_gpu.py --minutes 8; cp outputs/bench/gpu.* $OUT
 3. `give_back` at once. Should a group have failed as a whole, the rest of the 15 minutes is enough for it alone:
        export PYTHONPATH=$PWD:$PWD/outputs/carry; python tools/bench_gpu.py --only language --minutes 4; cp outputs/bench/gpu.* $OUT
-4. Here: python tools/bench_gpu.py --table gpu.json gives the table in Markdown, for the docs (nbs/results); none has been made yet.
+4. Here: copy gpu.json to nbs/results/gpu.json. The docs page "On a GPU" (docs_made.gpu) draws its table from it, beside what was measured before and what is
+   wanted (benching/goals.py); while there is none it says so. --table shows the same table.
 """
 import argparse
 import importlib
@@ -98,13 +99,17 @@ def measure_group(name: str, options: list[str], ends: float, keep) -> None:
 
 def table(facts: dict) -> str:
     "The rows as Markdown."
-    headings = list(dict.fromkeys(heading for heading, _ in COLUMNS.values()))
+    from benching.goals import BEFORE, WANTED, times_faster
+    headings = [*dict.fromkeys(heading for heading, _ in COLUMNS.values()), "× plain way", "H200 before", "wanted"]
+    faster = times_faster(facts["rows"])
     lines = [f"| {facts['machine']}, torch {facts['torch']}, {facts['date']} | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
     for row in facts["rows"]:
         shown = dict.fromkeys(headings, "")
         for key, (heading, how) in COLUMNS.items():
             if key in row: shown[heading] = format(row[key], how)
         if "tflop_per_second" in row: shown[headings[0]] = f"{row['tflop_per_second']:.0f} TFLOP/s"
+        if row["row"] in faster: shown["× plain way"] = f"{faster[row['row']]:.1f}"
+        shown |= {"H200 before": BEFORE.get(row["row"], ""), "wanted": WANTED.get(row["row"], "")}
         if "error" in row: shown[headings[0]] = row["error"].replace("|", "/")
         lines.append(f"| {row['row']} | {' | '.join(shown.values())} |")
     return "\n".join(lines) + "\n"

@@ -536,6 +536,7 @@ def made_pages(known: list[str], apis: list[str], names: "Names") -> dict[str, s
     out = docs_made.house(rooms(known))
     out["api/index"] = docs_made.api(apis, names.modules)
     out["citation"] = docs_made.citation()
+    out["reference/gpu"] = docs_made.gpu()
     for document, page in DOCUMENTS.items():
         if document.endswith(".md"): out[page] = docs_made.document(document)
     for module in apis:

@@ -8,7 +8,23 @@ import yaml
 from run import ROOT
 
 NBS = ROOT / "nbs"
-MADE = ["house/index", "api/index", "api/hsenet.cli", "changelog", "contributing", "citation"]  # that SECTIONS can list
+MADE = ["house/index", "api/index", "api/hsenet.cli", "changelog", "contributing", "citation", "reference/gpu"]  # that SECTIONS can list
+GPU = """# On a GPU
+
+What `make bench-gpu` measures: training steps, generation, the loader, 2D features and the preset `gpu`, on one machine in at most 8 minutes, each beside a
+plain way in the same run (MONAI's blocks with explicit attention; texts padded to 800 with logits everywhere; generation without a cache). "H200 before" is the
+same on one NVIDIA H200 on 2026-11-26, at commit ce43c7b; "wanted" is what is demanded since. How to run it on a machine without a registry stands at the
+top of `tools/bench_gpu.py`.
+"""
+NO_GPU = """```{important}
+**It has not been run on a GPU.** No machine with one was to be had since the rows were last measured (2026-11-26), so whether what is wanted is reached isn't
+known. On a CPU its rows run in reduced size as part of `make test`, which shows that they run and nothing about speed.
+```
+"""
+REDUCED = """```{important}
+**These figures are of a CPU, in reduced sizes**: they show that every row runs, and nothing about speed.
+```
+"""
 HOUSE = """# The house: every part in a notebook
 
 The package is written as notebooks. Each is the source of one module of the same name: it opens with what its part is for, and alternates
@@ -81,6 +97,17 @@ def api(modules: list[str], notebooks: dict[str, str]) -> str:
         parts += [f"## {folder}", table(["module", "what it is for"], rows)]
     parts.append(toctree([f"api/{module}" for module in modules if module != "hsenet.cli"]))
     return "\n\n".join(parts)
+
+
+def gpu(path: Path = NBS / "results/gpu.json") -> str:
+    "The page of `make bench-gpu`: the table of its record, or that there is none."
+    from bench_gpu import table as measured
+    from benching.goals import BEFORE, WANTED
+    if path.is_file():
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return "\n\n".join([GPU, *([REDUCED] if facts["small"] else []), measured(facts)])
+    rows = [[name, BEFORE.get(name, ""), "not run", WANTED.get(name, "")] for name in dict.fromkeys([*BEFORE, *WANTED])]
+    return "\n\n".join([GPU, NO_GPU, table(["row", "H200 before", "now", "wanted"], rows)])
 
 
 def document(name: str) -> str:

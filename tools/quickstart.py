@@ -29,7 +29,8 @@ def farewell(output: Path) -> str:
         "Where to look",
         f"  {output}/quickstart.ipynb    the run, with curves, cases and tables (`make docs` shows it as a page)",
         f"  {output}/metrics.json        every number, with n and baselines",
-        f"  {output}/evaluation/         every prediction", "",
+        f"  {output}/evaluation/         every prediction",
+        f"  {output}/sections.json       what each section cost, in seconds: by the clock, and of CPU time in all processes", "",
         "Try it, on a phantom that the models have never seen or on a chest CT of your own (.nii.gz)",
         f"  .venv/bin/hsenet report {output}/example.nii.gz {model}",
         f'  .venv/bin/hsenet ask {output}/example.nii.gz "Where is the pleural effusion?" {model}'])
@@ -61,7 +62,9 @@ def main() -> int:
             print(f"error: {e}", file=sys.stderr)
             return 1
     progress.line(f"{progress.clock()}  done")
-    print(farewell(args.output))
+    from hsenet.files import write_json
+    write_json(args.output / "sections.json", progress.costs)
+    print(f"\n{progress.table()}\n{farewell(args.output)}")
     return 0
 
 

@@ -68,24 +68,55 @@ def ending_children_on_signals():
         for s, handler in before.items(): signal.signal(s, handler)
 
 
+def cpu_seconds() -> float:
+    "CPU seconds so far of this process and of all that it started, those that have ended included."
+    this = psutil.Process()
+    total = 0.0
+    for process in [this, *this.children(recursive=True)]:
+        try: times = process.cpu_times()
+        except psutil.NoSuchProcess: continue
+        # of a process that has ended, its parent knows the times as soon as it has waited for it
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def minutes(seconds: float) -> str: return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"
+
+
 class Progress:
-    "A line per section of the notebook; on a terminal also the progress bar of the cell that runs."
+    "A line per section of the notebook, and what each cost; on a terminal also the progress bar of the cell that runs."
 
     def __init__(self, quiet: bool = False):
         self.quiet, self.start, self.section, self.live = quiet, time.monotonic(), None, sys.stdout.isatty() and not quiet
+        self.costs = []  # of each section that has ended: its name, wall and CPU seconds
+        self.spent = (0.0, 0.0)  # at its start
+
+    def end_section(self):
+        "Note what the section that ends has cost; before the first one: to start the notebook."
+        wall, cpu = time.monotonic() - self.start, cpu_seconds()
+        row = {"section": self.section or "start", "wall_seconds": wall - self.spent[0], "cpu_seconds": cpu - self.spent[1]}
+        self.costs.append({name: round(value, 1) if isinstance(value, float) else value for name, value in row.items()})
+        self.spent = (wall, cpu)
+
+    def table(self) -> str:
+        "Wall and CPU time of each section, and of all."
+        rows = [(row["section"], row["wall_seconds"], row["cpu_seconds"]) for row in self.costs]
+        rows.append(("in all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+        lines = [f"  {name:44}{minutes(wall)}    {minutes(cpu)}" for name, wall, cpu in rows]
+        return "\n".join([f"{'What it cost, minutes:seconds':46}  time       CPU", *lines])
 
     def cell(self, nb, index: int):
         "A cell starts."
         heading = None
         for cell in nb.cells[: index + 1]:
             if cell.cell_type == "markdown" and (m := re.match(r"#{1,2} (.+)", cell.source)): heading = m[1]
-        if heading == self.section or self.quiet: return
+        if heading == self.section: return
+        self.end_section()
         self.section = heading
+        if self.quiet: return
         self.line(f"{self.clock()}  {heading}")
 
-    def clock(self) -> str:
-        seconds = int(time.monotonic() - self.start)
-        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+    def clock(self) -> str: return minutes(time.monotonic() - self.start)
 
     def line(self, text: str): print(("\r\x1b[K" if self.live else "") + text, flush=True)
 
@@ -128,6 +159,7 @@ def run_notebook(
     check_parameters(notebook, parameters)
     _register()
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+    os.environ["PYTHONSTARTUP"] = str(ROOT / "tools" / "run_startup.py")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +168,7 @@ def run_notebook(
         papermill.execute_notebook(str(notebook), str(output), parameters, engine_name="watched", watch=progress, kernel_name="python3",
                                    progress_bar=False, log_output=False, stderr_file=progress, coalesce_streams=True,
                                    extra_arguments=["--IPKernelApp.log_level=40", "--matplotlib=inline"])
+        progress.end_section()
     except DeadKernelError as e:
         raise KernelDied(f"{notebook}: its kernel died (killed, or out of memory?); the notebook as far as it went: {output}") from e
     finally: end_children()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from run import ROOT, ParameterError, check_parameters, declared, number
+from run import ROOT, ParameterError, Progress, check_parameters, declared, number, run_notebook
 
 TEMPORARY = Path(tempfile.mkdtemp())
 
@@ -61,6 +61,19 @@ def test_misspelt_parameter_is_an_error():
     assert "unknown parameter presset" in output, output
 
 
+def test_a_section_costs_what_its_children_take_too():
+    burn = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 2: pass'])"
+    idle, busy, last = ("markdown", "## Idle"), ("markdown", "## Busy"), ("markdown", "## Last")
+    path = notebook(("parameters", "a = 1"), idle, ("code", "a"), busy, ("code", burn), last, ("code", "1"))
+    progress = Progress(quiet=True)
+    run_notebook(path, TEMPORARY / "out.ipynb", {}, progress)
+    spent = {row["section"]: row["cpu_seconds"] for row in progress.costs}
+    assert list(spent) == ["start", "Idle", "Busy", "Last"], spent
+    assert 2 <= spent["Busy"] < 3, spent
+    assert spent["Idle"] < 1 and spent["Last"] < 1, spent
+    assert "in all" in progress.table() and "Busy" in progress.table(), progress.table()
+
+
 def test_values_of_parameters():
     values = {
         "1e-4": 1e-4,
@@ -95,6 +108,18 @@ def test_nothing_is_imported_in_vain():
     assert unused_imports("import os\nfrom a import b, c as d\nb(1)") == ["d", "os"]
     quoted = "from a import b, c, d\n__all__ = ['b']\ndef f(x: dict[str, 'c']): return 'd'"
     assert unused_imports(quoted) == ["d"], "a name in __all__ or in an annotation is used"
+
+
+def test_bars_are_text_in_an_executed_notebook():
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='a bar'): pass"
+    done = TEMPORARY / "bars.ipynb"
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    process = start(notebook(("parameters", "a = 1"), ("code", bar), name="bar.ipynb"), done, env=environment)
+    process.communicate()
+    kinds = [output["output_type"] for output in outputs_of(done)]
+    assert kinds == ["stream"], f"a widget's view says nothing where its script isn't: {kinds}"
+    text = "".join(outputs_of(done)[0]["text"])
+    assert "a bar: 100%" in text and "IProgress" not in text, text
 
 
 def outputs_of(path: Path) -> list[dict]:
@@ -506,8 +531,39 @@ def test_bench_gpu_in_small():
     assert rows[-1]["error"].startswith("ValueError: a|b (test_tools.py:"), rows[-1]
     bench.ends = 0
     assert run_row(bench, "late", fails)["error"] == "not run: the time was over"
-    lines = bench_gpu.table(bench_gpu.machine() | {"rows": rows}).splitlines()
+    facts = bench_gpu.machine() | {"small": True, "rows": rows}
+    lines = bench_gpu.table(facts).splitlines()
     assert len(lines) == len(rows) + 2 and len({line.count("|") for line in lines}) == 1, lines
+    check_gpu_page(facts, [row["row"] for row in rows[:-1]])
+
+
+def check_gpu_page(facts: dict, measured: list[str]):
+    "The docs page: each row of a record beside what it is held against, and without a record a plain word; no goal for a row that isn't there."
+    import docs_made
+    from benching import data
+    from benching.goals import BASELINES, BEFORE, WANTED
+    record = TEMPORARY / "gpu.json"
+    record.write_text(json.dumps(facts))
+    page = docs_made.gpu(record)
+    assert "of a CPU, in reduced sizes" in page and "has not been run on a GPU" not in page
+    for name in measured: assert f"| {name} |" in page, name
+    row = [line for line in page.splitlines() if line.startswith("| VLM step, ours, batch 8 of")][0].split(" | ")
+    assert row[-2:] == ["24.2 samples/s, 25.0 %, 41.0 GiB", "≥ 40 samples/s, ≤ 25 GiB |"] and float(row[-3]) > 0, row
+    nothing = docs_made.gpu(TEMPORARY / "no.json")
+    assert "It has not been run on a GPU." in nothing and "≥ 250 samples/s, ≥ 45 %" in nothing
+    known = {*measured, *[name for name, _ in data.ROWS]}
+    lost = {*BEFORE, *WANTED, *BASELINES, *BASELINES.values()} - known
+    assert not lost, f"held against something, but not measured: {lost}"
+
+
+def test_bench_of_training_in_small():
+    "The rows of `make bench` that train, at small sizes: both ways agree, and each row says what is wanted and whether it is met."
+    from benching import cpu
+    row = cpu.vit_bench(1, tokens=33, hidden_size=64, num_heads=4, mlp_dim=128)
+    assert row["largest_difference"] < 1e-4 and len(row["cpu_times_faster"]) == 1, row
+    own = cpu.loop_bench(3, "mini", 2)
+    assert own["n"] == 3 and 0 < own["cpu_share"] < 1 and own["wall_share"] > 0, own
+    for facts in (row, own): assert {"wanted", "found", "met"} <= set(facts), facts
 
 
 def test_wheel_is_whole():

@@ -131,11 +131,13 @@ class PatchEmbed(nn.Module):
         voxels = math.prod(config.patch_size) * config.in_channels
         self.proj = nn.Linear(voxels, config.hidden_size)
         self.position = nn.Parameter(torch.zeros(1, config.num_patches, config.hidden_size))
+        self.starts_stream = False  # in bf16, under autocast: `models.precision`
 
     def forward(self, volume: Tensor) -> Tensor:
         self.check(volume)
         patches = patchify((volume - self.mean) / self.std, self.patch_size)
-        return self.proj(patches) + self.position
+        tokens = self.proj(patches)
+        return tokens + (self.position.to(tokens.dtype) if self.starts_stream else self.position)
 
     def check(self, volume: Tensor):
         "Raises `TypeError` for what isn't a tensor and `ValueError` for one of another size."
@@ -273,7 +275,7 @@ class ViT3D(PreTrainedModel):
 
     def encode(self, patches: Tensor) -> Tensor:
         "Embedded patches (B, N, W) → CLS and patches (B, 1 + N, W)."
-        cls = self.cls_token.expand(len(patches), -1, -1)
+        cls = self.cls_token.to(patches.dtype).expand(len(patches), -1, -1)
         x = torch.cat([cls, patches], dim=1)
         for block in self.blocks:
             x = block(x)

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -40,7 +39,7 @@ from hsenet.models.branches import (
     with_branches,
 )
 from .clip import VolumeCLIP
-from .folders import check_model, local_folder, read_config, read_shapes
+from .folders import check_model, local_folder, no_bars, read_config, read_shapes
 from hsenet.models.generation import (
     GreedySearch,
     make_greedy,
@@ -52,7 +51,9 @@ from .language import (
     base_checksum, build_language_model, check_same_base, check_same_settings, inject_lora,
     load_language_model, whole_mask)
 from .packer import SpatialPacker, build_projector, packer_config
+from .precision import has_bf16, to_bf16
 from .vit import init_module
+from .words import words_loss
 
 # %% ../../nbs/models/08_vlm.ipynb #dee26472
 class HSENetVLMConfig(PretrainedConfig):
@@ -300,7 +301,7 @@ def forward(
     volume: Tensor | None = None,
     slice_features: Tensor | None = None,
     patch_tokens: Sequence[Tensor] | None = None,
-    words_only: bool = False, # for training: logits of what follows the visual tokens only
+    words_only: bool = False, # for training: nothing of visual tokens; with `labels` the loss alone
     **kwargs, # for the language model
 ) -> CausalLMOutputWithPast:
     "Logits for each next token; with `labels` the mean cross-entropy over scored tokens as `loss`."
@@ -313,12 +314,10 @@ def forward(
     inputs["attention_mask"] = whole_mask(self.language_model.config, attention_mask)
     with_ct = volume is not None or patch_tokens is not None
     skipped = self.num_visual_tokens if with_ct else 0
-    kept = input_ids.shape[1] - skipped
-    output = self.language_model(**inputs, logits_to_keep=kept, **kwargs)
-    if labels is not None:
-        logits, targets = output.logits[:, :-1].float(), labels[:, skipped + 1:]
-        output["loss"] = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    return output
+    if labels is None:
+        kept = input_ids.shape[1] - skipped
+        return self.language_model(**inputs, logits_to_keep=kept, **kwargs)
+    return CausalLMOutputWithPast(words_loss(self.language_model, inputs | kwargs, labels[:, skipped:]))
 
 # %% ../../nbs/models/08_vlm.ipynb #14fff24e
 @patch
@@ -408,7 +407,8 @@ def from_pretrained(
     if _is_old(folder):
         source = None
         kwargs["state_dict"] = _read_state(folder)
-    loaded = super(HSENetVLM, cls).from_pretrained(source, *args, config=config, **kwargs)
+    with no_bars():
+        loaded = super(HSENetVLM, cls).from_pretrained(source, *args, config=config, **kwargs)
     model = loaded if isinstance(loaded, HSENetVLM) else loaded[0]
     model.freeze()  # loading makes all trainable
     return loaded
@@ -447,7 +447,7 @@ def ready_to_speak(model: HSENetVLM) -> HSENetVLM:
     "For use alone: evaluation mode, LoRA merged unless in 8 bits, on a GPU the encoders in bf16."
     quantized = getattr(model.language_model, "is_quantized", False)
     if model.config.lora and not quantized: merge_lora(model)
-    if model.device.type == "cuda" and torch.cuda.is_bf16_supported(): model.encoders.bfloat16()
+    if has_bf16(model.device): to_bf16(model.encoders)
     return model.eval()
 
 # %% ../../nbs/models/08_vlm.ipynb #bea75b9d

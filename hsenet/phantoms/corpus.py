@@ -10,8 +10,9 @@ __all__ = ['RELEASES', 'Tables', 'TEMPLATES', 'GENERATORS', 'encode_nifti', 'vol
 import gzip
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from ..corpora.layouts import ABOUT, PHANTOM, write_about
 from ..corpora.table import LABELS
 from ..files import FileError, check_fields, printable, read_json, show_bar, whole_file
 from ..files import write_lines, write_text
+from ..messages import counted
 from .anatomy import PhantomError, named_rng
 from .canvas import Acquisition
 from .findings import DIFFICULTIES, FINDINGS, draw
@@ -245,30 +247,35 @@ def _make_scans(names: Sequence[str], job: _Job) -> list[Tables]:
     return [_make_scan(name, job) for name in names]
 
 
-def _make_lots(lots: list[list[str]], job: _Job, workers: int) -> Iterator[list[Tables]]:
-    """`_make_scans` of each lot, in order; without worker processes for one.
-    Raises `PhantomError` if a process dies."""
+@contextmanager
+def _scan_makers(workers: int) -> Iterator[Callable]:
+    """`map`, of this process or of others, for all splits: to start those takes seconds.
+    Raises `PhantomError` if one dies."""
     if workers <= 1:
-        for lot in lots:
-            yield _make_scans(lot, job)
+        yield map
         return
     try:
         with worker_pool(workers) as pool:
-            yield from pool.map(_make_scans, lots, [job] * len(lots))
+            yield pool.map
     except BrokenProcessPool as e:
         raise PhantomError(
             "a worker process died, perhaps for want of memory; start again with fewer workers "
             "(volumes that are there are kept)") from e
 
 
-def _make_split(names: list[str], job: _Job, workers: int, progress: bool) -> Tables:
+def _make_split(
+    names: list[str],
+    job: _Job,
+    do: Callable,  # of `_scan_makers`
+    progress: bool,
+) -> Tables:
     "All scans of a split; rows in the order of the names."
     split = names[0].split("_")[0]
     lots = [names[i : i + 16] for i in range(0, len(names), 16)]
     tables = {}
     bar = tqdm(total=len(names), desc=f"phantoms, {split}", unit="scan", disable=not show_bar(progress))
     with bar:
-        for lot in _make_lots(lots, job, workers):
+        for lot in do(_make_scans, lots, [job] * len(lots)):
             for rows in lot:
                 _add_rows(tables, rows)
             bar.update(len(lot))
@@ -419,13 +426,14 @@ def write_corpus(
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = _volume_paths([*names["train"], *names["valid"]], job)
     if complete and all([path.is_file() for path in paths]):
-        log.info("reusing the phantoms at %s: %d volumes", root, len(paths))
+        log.info("reusing the phantoms at %s: %s", root, counted(len(paths), "volume"))
         return root
 
     _write_mark(mark, settings, complete=False)
-    for split, scans in names.items():
-        if scans: _write_split(split, _make_split(scans, job, workers, progress), root)
+    with _scan_makers(workers) as do:
+        for split, scans in names.items():
+            if scans: _write_split(split, _make_split(scans, job, do, progress), root)
     _write_templates(root / "dataset")
     _write_mark(mark, settings, complete=True)
-    log.info("wrote %d volumes to %s", len(paths), root)
+    log.info("wrote %s to %s", counted(len(paths), "volume"), root)
     return root

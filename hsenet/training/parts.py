@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import StageConfig
+from ..models.precision import has_bf16
 from .folder import TrainingError
 
 # %% ../../nbs/training/01_parts.ipynb #e9ead1e3
@@ -59,13 +60,11 @@ def lr_factor(
 
 # %% ../../nbs/training/01_parts.ipynb #881bd7fe
 def pick_precision(precision: str = "auto") -> str:
-    "Accelerate's name for `auto`, `fp32` or `bf16`."
-    if precision not in ("auto", "fp32", "bf16"):
-        raise TrainingError(f"precision: expected auto, fp32 or bf16, found {precision!r}")
-    if precision == "auto":
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        precision = "bf16" if has_bf16 else "fp32"
-    return "bf16" if precision == "bf16" else "no"
+    "Accelerate's name for `auto`, `fp32`, `bf16` or `mixed`."
+    if precision not in ("auto", "fp32", "bf16", "mixed"):
+        raise TrainingError(f"precision: expected auto, fp32, bf16 or mixed, found {precision!r}")
+    if precision == "auto": precision = "bf16" if has_bf16() else "fp32"
+    return "no" if precision == "fp32" else "bf16"
 
 # %% ../../nbs/training/01_parts.ipynb #d10de198
 def check_world(

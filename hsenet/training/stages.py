@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log', 'CLIP_PARTS', 'CONTROLS', 'VLM_PARTS', 'clip_tokenizer', 'whiten_text_head', 'train_stage1', 'train_stage2',
-           'encode_records', 'encode_split', 'vlm_tokenizer', 'towers_id', 'train_mrg', 'train_vqa']
+           'encode_records', 'encode_split', 'vlm_tokenizer', 'towers_id', 'shared_tokens', 'train_mrg', 'train_vqa']
 
 # %% ../../nbs/training/06_stages.ipynb #c9b7fc50
 import json
@@ -282,6 +282,26 @@ def _check_augmentation(config: Config, stage: StageConfig) -> None:
             "switch one of them off"
         )
 
+# %% ../../nbs/training/06_stages.ipynb #8001324f
+def towers_id(vlm: HSENetVLM) -> str:
+    "A checksum of the frozen encoders."
+    return module_id(*vlm.encoders.values())
+
+# %% ../../nbs/training/06_stages.ipynb #3dbac7a4
+def shared_tokens(
+    vlm: HSENetVLM,
+    cache: str | Path,
+    facts: dict,  # of the run: `data`, `control`
+    known: dict,  # tokens of earlier stages, by encoders, cases and split; added to
+) -> dict[str, dict[str, tuple[Tensor, ...]]]:
+    "Split → case → patch tokens, of the splits that training reads."
+    tokens = {}
+    for split in ("train", "tune"):
+        key = (towers_id(vlm), facts["data"], facts["control"], split)
+        if key not in known: known[key] = encode_split(vlm, cache, split)
+        tokens[split] = known[key]
+    return tokens
+
 # %% ../../nbs/training/06_stages.ipynb #fe487cae
 VLM_PARTS = ("volume", "slices", "encoder", "packer", "vlm", "language", "augment")
 
@@ -295,6 +315,7 @@ def _fit_vlm(
     output: Path,
     dataset: Callable[..., Dataset],  # of a cache and a split
     facts: dict,
+    known: dict | None = None,  # patch tokens of stages before, see `shared_tokens`
     **options,  # to `fit`
 ) -> Path:
     "Fine-tune a VLM on the prompts and answers of a data set; gives the best checkpoint."
@@ -303,13 +324,13 @@ def _fit_vlm(
     facts = run_facts(config, cache, VLM_PARTS, vocabulary=checksum(words), **facts)
     vlm.config.control = facts["control"]
     resume = options.get("resume", True)
-    tokens = {"train": None, "tune": None}
+    tokens = {}
     if stage.cache_tokens and not finished(output, stage, config.seed, facts, resume):
         vlm.to(_device())
-        tokens = {split: encode_split(vlm, cache, split) for split in tokens}
-    data = {split: partial(dataset, cache, split, as_stored=True) for split in tokens}
-    train = data["train"](augment=config.augment, seed=config.seed, tokens=tokens["train"])
-    tune = data["tune"](tokens=tokens["tune"])
+        tokens = shared_tokens(vlm, cache, facts, {} if known is None else known)
+    data = partial(dataset, cache, as_stored=True)
+    train = data("train", augment=config.augment, seed=config.seed, tokens=tokens.get("train"))
+    tune = data("tune", tokens=tokens.get("tune"))
     max_length = stage.max_length or config.language.max_length
     collate = VLMCollator(tokenizer, vlm.num_visual_tokens, max_length)
     task = VLMTask(vlm, collate, tokenizer)
@@ -322,11 +343,6 @@ def _device() -> torch.device:
     if not torch.cuda.is_available(): return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
-# %% ../../nbs/training/06_stages.ipynb #8001324f
-def towers_id(vlm: HSENetVLM) -> str:
-    "A checksum of the frozen encoders."
-    return module_id(*vlm.encoders.values())
-
 # %% ../../nbs/training/06_stages.ipynb #449f82fb
 def train_mrg(
     config: Config,
@@ -335,7 +351,7 @@ def train_mrg(
     stage2: str | Path,
     output: str | Path,
     control: str | None = None,  # `random_encoder` or `no_image`: an experiment, not a model
-    **kw,
+    **kw,  # to `fit`; and `known`, a dict that keeps patch tokens for `train_vqa`
 ) -> Path:  # the best checkpoint
     "Train packers and language model to write reports."
     cache = Path(cache)
@@ -361,7 +377,7 @@ def train_vqa(
     stage2: str | Path | None = None,
     control: str | None = None,
     tasks: tuple[str, ...] = ("location",),  # or presence, abnormality, size (RadGenome-ChestCT)
-    **kw,
+    **kw,  # to `fit`; and `known`, the dict of `train_mrg`
 ) -> Path:  # the best checkpoint
     "Train packers and language model to answer questions."
     cache = Path(cache)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..metrics.retrieval import recall_at_k
 from ..models.clip import CLIPOutput, VolumeCLIP
 from ..models.flops import clip_flops, vlm_flops
+from ..models.precision import to_bf16
 from .trainer import Task
 
 # %% ../../nbs/training/13_tasks.ipynb #25d4c786
@@ -57,10 +58,12 @@ class CLIPTask(Task):
 
     def loss_from(self, rows: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Contrastive loss, in stage 2 with the consistency loss (arXiv 2506.09634)."
+        rows = {name: x.float() for name, x in rows.items()}
         output = {name: x for name, x in rows.items() if not name.startswith("teacher_")}
         names = [name.removeprefix("teacher_") for name in rows if name not in output]
         taught = CLIPOutput(**{name: rows[f"teacher_{name}"] for name in names}) if names else None
-        return self.model.loss(CLIPOutput(**output), taught, step)
+        with torch.autocast(self.model.device.type, enabled=False):  # few numbers, and large ones
+            return self.model.loss(CLIPOutput(**output), taught, step)
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "The same, of a batch that goes through the model at once."
@@ -68,7 +71,7 @@ class CLIPTask(Task):
 
     def use_half(self) -> None:
         "The teacher works in bf16; it is frozen, and saved by nobody."
-        if self.model.teacher is not None: self.model.teacher.to(torch.bfloat16)
+        if self.model.teacher is not None: to_bf16(self.model.teacher)
 
     def flops(self, batch: dict, tokens: int) -> float:
         "Of both towers and the teacher."
@@ -95,14 +98,15 @@ class VLMTask(Task):
     # arguments of the model's forward
     arguments = "input_ids attention_mask labels volume slice_features patch_tokens".split()
     encoders = None  # copies of the model's in bf16; None: its own work
+    words_only: bool | None = None  # logits of words only; None: on a GPU
 
     def loss(self, model: nn.Module, batch: dict, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         "Mean cross-entropy of the answer's tokens."
         inputs = {name: batch[name] for name in self.arguments if name in batch}
         if self.encoders is not None and "volume" in inputs:
             inputs["patch_tokens"] = self.encode(inputs.pop("volume"), inputs.pop("slice_features"))
-        # a GPU's memory is short; on a CPU the sums stay in the order that they always had
-        words_only = batch["labels"].device.type == "cuda"
+        words_only = self.words_only
+        if words_only is None: words_only = batch["labels"].device.type == "cuda"
         return model(**inputs, words_only=words_only).loss, {}
 
     def weight(self, batch: dict) -> float:
@@ -112,7 +116,7 @@ class VLMTask(Task):
 
     def use_half(self) -> None:
         "The frozen encoders work in bf16: as copies, since their weights are saved as they are."
-        self.encoders = copy.deepcopy(self.model.encoders).to(torch.bfloat16)
+        self.encoders = to_bf16(copy.deepcopy(self.model.encoders))
 
     def encode(self, volume: Tensor, slice_features: Tensor) -> tuple[Tensor, ...]:
         "Patch tokens (B, N, W) of the copies, without anything that a backward would need."

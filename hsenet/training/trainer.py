@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import StageConfig
+from ..models.precision import has_bf16, stay_in_bf16
 from .folder import History, TrainingError
 from .batches import EpochBatches, EpochItems, RunBatches, with_tuples
 from hsenet.training.parts import (
@@ -72,7 +73,7 @@ class Task:
         raise NotImplementedError
 
     def use_half(self) -> None:
-        "Let what is frozen work in bf16; called where the rest does. Nothing by itself."
+        "Let what is frozen work in bf16; called where a GPU trains in it. Nothing by itself."
 
     def flops(self, batch: dict, tokens: int) -> float | None:
         """Operations of training on one case of such batches, with as many text tokens (see
@@ -158,11 +159,13 @@ class Trainer:
         self.micro = max(1, round(config.epochs * self.batches.per_epoch))  # batches of the run
         self.total = math.ceil(self.micro / config.accumulate)  # optimizer steps of the run
         groups = parameter_groups(task.model, config.weight_decay, config.lr, task.lr_scale)
+        in_bf16 = self.accelerator.mixed_precision == "bf16" and config.precision != "mixed"
+        if in_bf16: stay_in_bf16(task.model)
         prepare_blocks(task.model, config.compile, config.checkpoint_blocks)
         on_gpu = self.accelerator.device.type == "cuda"
         optimizer = torch.optim.AdamW(groups, fused=on_gpu)  # one kernel for all parameters
         self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
-        if on_gpu and self.accelerator.mixed_precision == "bf16": task.use_half()
+        if in_bf16 and has_bf16(self.accelerator.device): task.use_half()
         self.schedule = LambdaLR(self.optimizer.optimizer, self._lr_factor)
         self.progress = Progress()
         self.history = History(output, self.accelerator)

@@ -50,8 +50,8 @@ def rows_of_tokens(model, cases: int, tokens: int, padded: int, scored: int) -> 
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def vlm_step(bench: Bench, cases: int, padded: bool = False, given: bool = False) -> dict:
-    "A row: one optimizer step; `padded`: to 800, with logits everywhere, as released; `given`: patch tokens."
+def vlm_step(bench: Bench, cases: int, padded: bool = False, given: bool = False, **settings) -> dict:
+    "A row: one optimizer step; `padded`: to 800, logits everywhere, encoders cast at each use, as released; `given`: patch tokens."
     from hsenet.config import StageConfig
     from hsenet.models.flops import vlm_flops
     from hsenet.training.stages import VLMTask
@@ -61,9 +61,10 @@ def vlm_step(bench: Bench, cases: int, padded: bool = False, given: bool = False
     class Rows(VLMTask):
         "As on a GPU, whatever the device; or as released."
 
-        def loss(self, model, batch, step):
-            inputs = {name: batch[name] for name in self.arguments if name in batch}
-            return model(**inputs, words_only=not padded).loss, {}
+        words_only = not padded
+
+        def use_half(self):
+            if not padded: super().use_half()
 
     model, config = report_model(bench, lora=True)
     cases = bench.size(cases, min(cases, 2))
@@ -78,8 +79,9 @@ def vlm_step(bench: Bench, cases: int, padded: bool = False, given: bool = False
     else:
         batch |= {"volume": volume.half(), "slice_features": features.half()}
     flops = vlm_flops(model, tokens, config.slices.n, given=given)
-    settings = StageConfig(batch_size=cases, workers=0, weight_decay=0.0)
-    trainer = Trainer(Rows(model.train()), Numbered(cases), None, settings, bench.folder / "vlm")
+    if bench.small: settings["compile"] = False
+    stage_settings = StageConfig(batch_size=cases, workers=0, weight_decay=0.0, **settings)
+    trainer = Trainer(Rows(model.train()), Numbered(cases), None, stage_settings, bench.folder / "vlm")
     row = step_row(bench, lambda: optimizer_step(trainer, [batch]), cases, flops)
     model.zero_grad(set_to_none=True)
     return row | {"tokens": batch["input_ids"].shape[1]}
@@ -112,4 +114,5 @@ ROWS = [  # generation first: LoRA stays in the model once it is there
     ("VLM step, ours, batch 8 of 600 tokens", lambda bench: vlm_step(bench, 8)),
     ("VLM step, patch tokens given, batch 8 of 600 tokens", lambda bench: vlm_step(bench, 8, given=True)),
     ("VLM step, ours, batch 2 of 600 tokens", lambda bench: vlm_step(bench, 2)),
+    ("VLM step, ours, compiled, batch 8 of 600 tokens", lambda bench: vlm_step(bench, 8, compile=True)),
 ]

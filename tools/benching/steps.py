@@ -73,7 +73,7 @@ def clip_step(bench: Bench, cases: int, stage: int = 1, explicit: bool = False, 
     if explicit:
         for block in model.vision.blocks: block.attn.forward = MethodType(explicit_attention, block.attn)
     task = CLIPTask(model.train())
-    if bench.small: settings["compile"] = False  # a CPU's compiler takes minutes
+    if bench.small: settings |= {"compile": False, "precision": "auto"}  # a CPU's compiler takes minutes, its bf16 too
     stage_settings = StageConfig(batch_size=cases, workers=0, **settings)
     trainer = Trainer(task, Numbered(cases), None, stage_settings, bench.folder / "run")
     batch = clip_batch(bench, config, cases)
@@ -82,9 +82,9 @@ def clip_step(bench: Bench, cases: int, stage: int = 1, explicit: bool = False, 
     return row
 
 
-def cached(bench: Bench, cases: int, micro: int) -> dict:
+def cached(bench: Bench, cases: int, micro: int, **settings) -> dict:
     "Cached gradients; on a CPU a batch of 4 in parts of 2."
-    row = clip_step(bench, cases, micro_batch_size=bench.size(micro, 2))
+    row = clip_step(bench, cases, micro_batch_size=bench.size(micro, 2), **settings)
     return row | {"micro_batch": bench.size(micro, 2)}
 
 
@@ -110,6 +110,8 @@ ROWS = [
     ("stage 1, cached gradients, batch 512", lambda bench: cached(bench, 512, 16)),
     *several("stage 2 with the teacher, ours", (32,), stage=2),
     *several("stage 1, ours, compiled", (64,), compile=True),
+    ("stage 1, cached gradients, compiled, batch 512", lambda bench: cached(bench, 512, 16, compile=True)),
+    *several("stage 1, ours, mixed precision", (64,), precision="mixed"),  # PyTorch's autocast: the residual stream in float32
     *several("stage 1, ours, compiled, checkpointed", (128,), compile=True, checkpoint_blocks=True),
     *several("stage 1, ours, checkpointed", (128,), checkpoint_blocks=True),
     *several("stage 1, MONAI's blocks, explicit attention", (3,), explicit=True),

@@ -32,6 +32,7 @@ from hsenet.files import (
     write_json,
 )
 from ..inventory import check_inventory, write_inventory
+from ..messages import counted
 from .folder import TrainingError
 
 # %% ../../nbs/training/02_state.ipynb #c790cee5
@@ -197,9 +198,9 @@ def _take_up_chance(folder: Path, progress: dict, accelerator: Accelerator, seed
         return
     torch.manual_seed(seed * 1_000_003 + progress["step"] * 1009 + rank)
     log.info(
-        "%s: written by %d processes, taken up by %d; random states are drawn anew",
+        "%s: written by %s, taken up by %d; random states are drawn anew",
         folder,
-        progress["processes"],
+        counted(progress["processes"], "process", "processes"),
         accelerator.num_processes,
     )
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_ROW', 'DEEPEST_YAML', 'DEEPEST_JSON', 'MOST_VALUES', 'YAML',
            'FileError', 'make_folder', 'whole_file', 'clear_parts', 'write_text', 'write_json', 'write_yaml',
-           'write_array', 'existing_file', 'read_text', 'parse_yaml', 'read_json', 'read_yaml', 'read_array',
-           'check_fields', 'blamed', 'write_lines', 'append_lines', 'read_lines', 'replace_folder', 'hold_folder',
-           'checksum', 'fingerprint', 'show_bar']
+           'write_array', 'write_arrays', 'existing_file', 'read_text', 'parse_yaml', 'read_json', 'read_yaml',
+           'read_array', 'read_arrays', 'check_fields', 'blamed', 'write_lines', 'append_lines', 'read_lines',
+           'replace_folder', 'hold_folder', 'checksum', 'fingerprint', 'show_bar']
 
 # %% ../nbs/01_files.ipynb #fac5b1e2
 import codecs
@@ -17,10 +17,13 @@ import io
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import yaml
@@ -106,8 +109,18 @@ def write_yaml(path: str | Path, content: Any) -> Path:
 
 def write_array(path: str | Path, array: np.ndarray) -> Path:
     "Write `.npy`, whole or not at all; returns the path."
-    whole = io.BytesIO()  # np.save into a real file hides why it failed (a full disk): memory first
-    np.save(whole, array)
+    return _write_from_memory(path, partial(np.save, arr=array))
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    "Write a compressed `.npz`, whole or not at all; returns the path."
+    return _write_from_memory(path, partial(np.savez_compressed, **arrays))
+
+
+def _write_from_memory(path: str | Path, save: Callable) -> Path:
+    "What numpy writes: into a real file it would hide why it failed (a full disk)."
+    whole = io.BytesIO()
+    save(whole)
     with whole_file(path, whole.getbuffer().nbytes) as file:
         file.write(whole.getbuffer())
     return Path(path)
@@ -240,9 +253,22 @@ def read_yaml(path: str | Path, advice: str = "") -> Any:
 def read_array(path: str | Path, advice: str = "") -> np.ndarray:
     "What a `.npy` file holds. Raises `FileNotFoundError`, `FileError`."
     path = existing_file(path, advice)
+    with _array_faults(path): return np.load(path, allow_pickle=False)
+
+
+def read_arrays(path: str | Path, advice: str = "") -> dict[str, np.ndarray]:
+    "What a `.npz` file holds, by name. Raises `FileNotFoundError`, `FileError`."
+    path = existing_file(path, advice)
+    with _array_faults(path), np.load(path, allow_pickle=False) as arrays: return dict(arrays)
+
+
+@contextmanager
+def _array_faults(path: Path) -> Iterator[None]:
+    "What numpy makes of a damaged file, as a `FileError`."
+    faults = (ValueError, EOFError, OSError, SyntaxError, MemoryError, OverflowError)
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, MemoryError, OverflowError) as e:
+        yield
+    except (*faults, BadZipFile, zlib.error) as e:
         raise FileError(f"{path} is no whole array of numbers; {REMAKE}") from e
 
 # %% ../nbs/01_files.ipynb #69f3f62d

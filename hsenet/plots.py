@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from .files import PlainError, read_lines
-from .messages import as_label
+from .messages import as_label, counted
 
 # %% ../nbs/02_plots.ipynb #b4ckend1
 plt.get_backend();
@@ -451,7 +451,7 @@ def plot_confusion(
     rows = np.array(rows)
     columns = rows if columns is None else np.array(columns)
     if counts.shape != (len(rows), len(columns)):
-        names = f"{len(rows)} row and {len(columns)} column names"
+        names = f"{counted(len(rows), 'row name')}, {counted(len(columns), 'column name')}"
         raise PlotError(f"a matrix of {counts.shape} but {names}")
     if drop_empty:
         kept_rows = counts.any(axis=1)

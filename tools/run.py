@@ -159,6 +159,7 @@ def run_notebook(
     check_parameters(notebook, parameters)
     _register()
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
+    os.environ["PYTHONSTARTUP"] = str(ROOT / "tools" / "run_startup.py")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,18 @@ def test_nothing_is_imported_in_vain():
     assert unused_imports(quoted) == ["d"], "a name in __all__ or in an annotation is used"
 
 
+def test_bars_are_text_in_an_executed_notebook():
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='a bar'): pass"
+    done = TEMPORARY / "bars.ipynb"
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    process = start(notebook(("parameters", "a = 1"), ("code", bar), name="bar.ipynb"), done, env=environment)
+    process.communicate()
+    kinds = [output["output_type"] for output in outputs_of(done)]
+    assert kinds == ["stream"], f"a widget's view says nothing where its script isn't: {kinds}"
+    text = "".join(outputs_of(done)[0]["text"])
+    assert "a bar: 100%" in text and "IProgress" not in text, text
+
+
 def outputs_of(path: Path) -> list[dict]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [output for c in cells for output in c.get("outputs", [])]
@@ -499,10 +511,10 @@ def test_lab_runs_run_notebooks_from_the_top():
 def test_bench_gpu_in_small():
     "Each kind of row of `make bench-gpu` at the sizes of a CPU, in this process; a row that fails says so, and the next one is measured."
     import bench_gpu
-    from benching import data, language, steps
+    from benching import data, language, more, steps
     from benching.measure import Bench, run_row
     rows = []
-    for module in (steps, language, data):
+    for module in (steps, language, data, more):
         bench = Bench(TEMPORARY / module.__name__, small=True, ends=time.monotonic() + 200)
         bench.folder.mkdir()
         for name, measure in module.ROWS:

@@ -27,6 +27,7 @@ from .text import (
     truncate_report, wordings)
 from ..config import AugmentConfig
 from ..files import checksum
+from ..messages import counted
 
 # %% ../../nbs/cache/09_datasets.ipynb #866001c2
 def named_generator(*names: Any) -> np.random.Generator:
@@ -412,8 +413,8 @@ class VLMCollator:
         room = self.max_length - len(before) - 1
         if room < 1:
             raise DatasetError(
-                f"case {item['case']}: {len(before)} tokens of image and prompt leave no room for "
-                "an answer "
+                f"case {item['case']}: no room for an answer behind "
+                f"{counted(len(before), 'token')} of image and prompt "
                 f"in max_length {self.max_length}; shorten the prompt, or set a larger max_length")
         if not self.train: return before, []
         answer = truncate_report(item["answer"], lambda text: len(self.ids(" " + text)) <= room)

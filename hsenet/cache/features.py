@@ -33,6 +33,7 @@ from .workers import run_in_order
 from ..config import Config, SliceConfig
 from ..ct.resample import jpeg_round_trip
 from ..files import FileError, checksum, read_json, show_bar, write_json, write_lines
+from ..messages import counted
 
 # %% ../../nbs/cache/02_features.ipynb #eabaf42e
 def resize_slices(
@@ -142,8 +143,9 @@ def train_slice_encoder(
     write_json(folder / "key.json", {"key": training_key(cache, config, seed)})
     if aurocs:
         mean = np.mean(list(aurocs.values()))
-        message = "2D encoder: mean AUROC %.3f over %d labels on %d tuning cases"
-        logger.info(message, mean, len(aurocs), len(images))
+        message = "2D encoder: mean AUROC %.3f over %s on %s"
+        labels, cases = counted(len(aurocs), "label"), counted(len(images), "tuning case")
+        logger.info(message, mean, labels, cases)
     return encoder
 
 # %% ../../nbs/cache/02_features.ipynb #6d0213d7

@@ -31,6 +31,7 @@ from ..config import Config
 from ..files import (
     FileError, PlainError, checksum, clear_parts, hold_folder, read_lines, read_yaml, write_array,
     write_json, write_lines, write_yaml)
+from ..messages import counted
 
 if TYPE_CHECKING:  # who asks a model needs no tables, and waits for imports
     import pandas as pd
@@ -51,12 +52,7 @@ def cache_settings(config: Config) -> dict:
 
 
 FEATURE_SETTINGS = frozenset({  # of `slices`: they decide the 2D features, not the slices
-    "encoder",
-    "dim",
-    "image_size",
-    "steps",
-    "jpeg_quality",
-    "exact_transform",
+    "encoder", "dim", "image_size", "steps", "jpeg_quality", "exact_transform",
 })
 
 
@@ -342,9 +338,9 @@ def read_manifest(
             f"{path}: no case of split {split!r}; there are {', '.join(splits) or 'none'}{remedy}")
     bare = [record["case"] for record in subset if not record.get("slice_features")]
     if bare:
-        raise DatasetError(
-            f"{path}: {len(bare)} cases have no slice features, the first is {bare[0]}; "
-            "run preprocessing again, or add_slice_features")
+        cases = f"{counted(len(bare), 'case')}, the first is {bare[0]}"
+        advice = "run preprocessing again, or add_slice_features"
+        raise DatasetError(f"{path}: no slice features of {cases}; {advice}")
     for record in subset:
         for field in ("volume", "findings", "scan", "patient"):
             if record.get(field) is None:

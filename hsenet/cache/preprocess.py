@@ -47,6 +47,7 @@ from hsenet.files import (
     write_lines,
     write_text,
 )
+from ..messages import counted
 
 # %% ../../nbs/cache/04_preprocess.ipynb #0786afd9
 READER = 1  # raised with each change that makes other arrays of the same file and row
@@ -330,7 +331,7 @@ class Summary:
 
     def __str__(self) -> str:
         rate = f", {self.made / self.seconds:.1f} cases/s" if self.made and self.seconds else ""
-        text = (f"{self.made + self.reused} cases in {self.manifest} "
+        text = (f"{counted(self.made + self.reused, 'case')} in {self.manifest} "
                 f"({self.made} made in {self.seconds:.0f} s{rate}, {self.reused} reused), "
                 f"{len(self.failures)} failed")
         if self.failures:
@@ -361,7 +362,7 @@ def bring_up_to_date(
             todo.append(row)
     outdated = sum(row["case"] in done for row in todo)
     if outdated:
-        logger.info("%s: %d cases are made anew; their file or their row changed", cache, outdated)
+        logger.info("%s: made anew: %s whose file or row changed", cache, counted(outdated, "case"))
     for row in todo:
         _forget_case(cache, row["case"])
     made, failures = process_all(cache, todo, config, run, progress)

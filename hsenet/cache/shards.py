@@ -81,9 +81,10 @@ def check_names(records: Iterable[dict]) -> None:
             raise PreprocessError(
                 f"case {case[:100]}: expected a name without a dot, which WebDataset takes for "
                 "the name's end; rename it in the corpus")
-        if len(case.encode()) > LONGEST_NAME:
+        size = len(case.encode())
+        if size > LONGEST_NAME:
             raise PreprocessError(
-                f"case {case[:30]}…: its name has {len(case.encode())} bytes, expected at most "
+                f"case {case[:30]}…: its name has {size} bytes, expected at most "
                 f"{LONGEST_NAME}; rename it in the corpus")
         if not record.get("slice_features"):
             raise PreprocessError(f"case {case} has no 2D features; finish preprocessing first")

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .manifest import PreprocessError
-from ..messages import shown
+from ..messages import counted, shown
 from ..processes import worker_pool
 
 # %% ../../nbs/cache/03_workers.ipynb #33cdae39
@@ -130,7 +130,7 @@ def check_workers(
     blind = [worker for worker, sees in answers.items() if not sees]
     if blind:
         raise PreprocessError(
-            f"{cache}: {len(blind)} workers don't see this folder, the first is {blind[0]}; "
+            f"{cache}: not seen by {counted(len(blind), 'worker')}, the first is {blind[0]}; "
             "expected a file system that all share")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from .table import foreign_path
 from ..files import PlainError
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def unpack_all(
     Raises `FileNotFoundError`, `ArchiveError` once all have been tried."""
     targets = {Path(folder) / Path(archive).stem: Path(archive) for archive in archives}
     if len(targets) < len(archives):
-        found = f"{len(archives)} archives have {len(targets)} names"
+        found = f"{counted(len(archives), 'archive')} for {counted(len(targets), 'name')}"
         raise ArchiveError(f"{folder}: {found}; expected a name of its own for each")
     failures = []
     for target, archive in targets.items():

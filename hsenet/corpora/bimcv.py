@@ -22,7 +22,7 @@ from hsenet.corpora.table import (
     whole_text,
 )
 from ..links import files_below
-from ..messages import printable
+from ..messages import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,9 @@ def bimcv_files(root: str | Path) -> list[str]:
     files, outside = files_below(root, inside=root)
     if outside:
         goal = printable(os.path.realpath(outside[0]))
-        message = "%s: %d links lead out of it and are left out, the first is %s → %s"
-        logger.warning(message, root, len(outside), printable(outside[0]), goal)
+        message = "%s: left out: %s out of it, the first is %s → %s"
+        links = counted(len(outside), "link")
+        logger.warning(message, root, links, printable(outside[0]), goal)
     names = [path.relative_to(root).as_posix() for path in files if path.name.endswith(".nii.gz")]
     return [name for name in names if name == whole_text(name)]  # others can't be in a table
 
@@ -111,7 +112,8 @@ def _refuse_empty(root: Path, table: Path, cases: pd.DataFrame) -> None:
     archives = sorted(path.name for path in root.glob("**/*.zip"))
     if archives:
         names = ", ".join(archives[:3])
-        message += f"; unpack {names} ({len(archives)} archives) with `hsenet corpus unpack`"
+        many = counted(len(archives), "archive")
+        message += f"; unpack {names} ({many}) with `hsenet corpus unpack`"
     raise CorpusError(message)
 
 # %% ../../nbs/corpora/06_bimcv.ipynb #f6b24afb

@@ -38,6 +38,7 @@ from hsenet.corpora.radgenome import (
 )
 from .table import LABELS, clean_text, label_numbers, read_table
 from ..links import files_below
+from ..messages import counted
 
 # %% ../../nbs/corpora/10_check_ct_rate.ipynb #5b66ac4d
 _NAME = re.compile(r"(train|valid)_(\d+)_([a-z]+)_(\d+)")
@@ -183,7 +184,7 @@ def check_reports(part: SplitCheck) -> int:
     silent = sorted(set(table.case) - written)
     if silent:
         examples = ", ".join(silent[:3])
-        left_out = f"{len(silent)} reports, left out by preprocessing: {examples}"
+        left_out = f"{counted(len(silent), 'report')}, left out by preprocessing: {examples}"
         part.check.found[f"{part.split}, without findings"] = left_out
     return len(written)
 
@@ -313,7 +314,7 @@ def check_ct_rate(
         total += counts
         asked += questions
     for what in ("reports", "labels", "not of the chest"):
-        check.found[what] = f"{total[what]} volumes"
+        check.found[what] = counted(total[what], "volume")
     questions = ", ".join(f"{task} {count}" for task, count in asked.items())
     check.found["questions"] = questions or "none"
     check_templates(check, root, asked)

@@ -36,6 +36,7 @@ from hsenet.corpora.table import (
 )
 from ..ct.nifti import with_ending
 from ..links import files_below
+from ..messages import counted
 
 # %% ../../nbs/corpora/11_check_files.ipynb #87f986df
 def _place_by_name(check: Check, root: Path, names: pd.Series, table: Path) -> list[str | None]:
@@ -163,7 +164,7 @@ def _check_rows(
     if not partial:
         missing = zip(names[~there], places[~there])
         check.note("report without volume", path, [_missing(*row) for row in missing])
-    check.found["reports"] = f"{len(names) - len(silent)} rows"
+    check.found["reports"] = counted(len(names) - len(silent), "row")
     return pd.DataFrame({"case": names, "path": places, "there": there})
 
 # %% ../../nbs/corpora/11_check_files.ipynb #e426a271

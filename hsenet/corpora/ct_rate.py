@@ -29,7 +29,7 @@ from hsenet.corpora.table import (
     refuse_repeats,
 )
 from ..links import files_below
-from ..messages import printable
+from ..messages import counted, printable
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +117,16 @@ def say_left_out(folder: Path, odd: list[Path], outside: list[Path]) -> None:
     "Say in the log which files and links of a folder are left out, and what to do."
     if odd:
         form = "train_1_a_1.nii.gz (split, patient, scan, reconstruction)"
-        message = "%s: left out: %d files whose name isn't like %s, the first is %s"
-        logger.warning(message, folder, len(odd), form, printable(odd[0]))
+        message = "%s: left out: %s whose name isn't like %s, the first is %s"
+        files = counted(len(odd), "file")
+        logger.warning(message, folder, files, form, printable(odd[0]))
     if outside:
         goal = os.path.realpath(outside[0])
         advice = "move what they link to into it, or give a folder that holds both"
-        message = "%s: left out: %d links that lead out of the corpus, the first is %s → %s; %s"
+        message = "%s: left out: %s out of the corpus, the first is %s → %s; %s"
         first = printable(outside[0])
-        logger.warning(message, folder, len(outside), first, printable(goal), advice)
+        links = counted(len(outside), "link")
+        logger.warning(message, folder, links, first, printable(goal), advice)
 
 # %% ../../nbs/corpora/01_ct_rate.ipynb #994f0612
 def list_volumes(
@@ -167,7 +169,7 @@ def read_volume_table(
     table = read_table(path, list(dict.fromkeys(["VolumeName", *columns])))
     nameless = table.index[table.VolumeName.isna()]
     if len(nameless):
-        found = f"no VolumeName ({len(nameless)} such rows)"
+        found = f"no VolumeName ({counted(len(nameless), 'such row')})"
         raise CorpusError(f"{path}, line {nameless[0]}: {found}; name the volume")
     table = table.assign(case=case_of_volume(table.VolumeName))
     refuse_repeats(table.case, f"{path}: VolumeName")
@@ -214,7 +216,7 @@ def read_metadata(path: Path) -> pd.DataFrame:
         row = table[METADATA_COLUMNS][bad].fillna("").iloc[0].to_dict()
         place = f"{path}, line {bad.idxmax()}"
         wanted = "expected numbers, and XYSpacing as [x, y]"
-        raise CorpusError(f"{place}: {wanted}, found {row} ({bad.sum()} such rows)")
+        raise CorpusError(f"{place}: {wanted}, found {row} ({counted(bad.sum(), 'such row')})")
     return metadata_facts(numbers, table.case)
 
 # %% ../../nbs/corpora/01_ct_rate.ipynb #038dd012
@@ -283,7 +285,8 @@ def _facts(
     if len(unknown):
         first = f"{unknown.iloc[0]}.nii.gz"
         raise CorpusError(
-            f"{path}: no row for {first} ({len(unknown)} such volumes); their HU are unknown"
+            f"{path}: no row for {first} ({counted(len(unknown), 'such volume')}); "
+            "their HU are unknown"
         )
     return facts
 
@@ -322,9 +325,9 @@ def _read_split(
     cases["variants"] = cases.case.map(read_variants(variants))
     silent = cases.findings.fillna("") == ""
     logger.info(
-        "%s: %d volumes; left out: %d not of the chest, %d without findings",
+        "%s: %s; left out: %d not of the chest, %d without findings",
         folder,
-        len(volumes),
+        counted(len(volumes), "volume"),
         outside,
         silent.sum(),
     )

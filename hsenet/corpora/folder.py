@@ -34,6 +34,7 @@ from hsenet.corpora.table import (
 )
 from ..ct.dicom_headers import short_name
 from ..links import files_below
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def patients_of_rows(
         column = column_of["patient"]
         empty = paths[rows[column].isna()]
         if len(empty):
-            whose = f"{empty.iloc[0]!r} ({len(empty)} rows)"
+            whose = f"{empty.iloc[0]!r} ({counted(len(empty), 'row')})"
             raise CorpusError(f"{table_path}: no patient in {column} for {whose}")
         return rows[column].astype(str)
     if pattern is None:
@@ -97,7 +98,7 @@ def patients_of_rows(
     found = find_patients(paths, pattern)
     unknown = paths[found.isna()]
     if len(unknown):
-        where = f"{unknown.iloc[0]!r} ({len(unknown)} rows)"
+        where = f"{unknown.iloc[0]!r} ({counted(len(unknown), 'row')})"
         raise CorpusError(f"{table_path}: the pattern {pattern!r} finds no patient in {where}")
     return found
 
@@ -262,8 +263,8 @@ def place_rows(
             refused.append((line, e))
     if refused and not files: raise refused[0][1]
     if refused:
-        message = "%s: %d rows are left out, the first is line %s: %s"
-        logger.warning(message, table_path, len(refused), *refused[0])
+        message = "%s: left out: %s, the first is line %s: %s"
+        logger.warning(message, table_path, counted(len(refused), "row"), *refused[0])
     index = pd.Index(list(files), name=paths.index.name)
     return pd.DataFrame(list(files.values()), columns=["name", "path"], index=index, dtype=object)
 

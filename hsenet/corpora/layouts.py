@@ -20,6 +20,7 @@ from .radgenome import read_questions, read_templates
 from .released import manifest_path, read_released, read_released_cts
 from .table import QUESTION_COLUMNS, CorpusError, listed
 from ..files import FileError, read_json, write_json
+from ..messages import counted
 
 # %% ../../nbs/corpora/07_layouts.ipynb #108b523d
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def find_layout(root: str | Path) -> str:
     message = f"{root}: no known corpus; expected {signs}; or say table=, a CSV"
     packed = list(root.glob("*.zip"))
     if packed:
-        message += f"; {len(packed)} archives lie there, unpack them with `hsenet corpus unpack`"
+        there = counted(len(packed), "archive")
+        message += f"; found {there}, unpack with `hsenet corpus unpack`"
     raise CorpusError(message)
 
 # %% ../../nbs/corpora/07_layouts.ipynb #e76778d8

@@ -23,6 +23,7 @@ from .table import CorpusError
 from ..ct.read import read_given
 from ..ct.volume import Given, SpacingError, VolumeError, check_length
 from ..files import FileError, printable, write_text
+from ..messages import counted
 
 # %% ../../nbs/corpora/09_problems.ipynb #92517e68
 @dataclass
@@ -158,7 +159,7 @@ def read_sample(
         except (VolumeError, OSError, MemoryError) as e:
             errors["unusable volume"].append(e)
     counts = ", ".join(f"{source} ({n})" for source, n in sources.items())
-    check.found["read"] = f"{len(drawn)} volumes; HU from {counts or 'none'}"
+    check.found["read"] = f"{counted(len(drawn), 'volume')}; HU from {counts or 'none'}"
     for kind, examples in errors.items():
         check.note(kind, "sample", [str(e).replace(f"{check.root}{os.sep}", "") for e in examples])
 
@@ -172,7 +173,8 @@ def note_splits(
     counts = cases.groupby("split").agg(volumes=("path", "size"), patients=("patient", "nunique"))
     splits = []
     for split, row in counts.iterrows():
-        splits.append(f"{split} {row.volumes} volumes of {row.patients} patients")
+        volumes, patients = counted(row.volumes, "volume"), counted(row.patients, "patient")
+        splits.append(f"{split} {volumes} of {patients}")
     scans, patients = cases.scan.nunique(), cases.patient.nunique()
     check.found["splits"] = ", ".join(splits) or "none"
     check.found["volumes"] = f"{len(cases)}; scans {scans}, patients {patients}"

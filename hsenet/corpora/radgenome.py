@@ -17,6 +17,7 @@ import pandas as pd
 from .ct_rate import SPLITS, case_of_volume, find_table
 from .table import QUESTION_COLUMNS, CorpusError, listed, read_table
 from ..files import read_json
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def _read_questions(path: Path, task: str) -> pd.DataFrame:
     )
     silent = rows.answer.str.strip() == ""
     if silent.any():
-        logger.info("%s: %d rows without an answer left out", path, silent.sum())
+        logger.info("%s: left out: %s without an answer", path, counted(silent.sum(), "row"))
     return rows[~silent]
 
 # %% ../../nbs/corpora/02_radgenome.ipynb #dfa26aa9

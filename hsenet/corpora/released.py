@@ -30,6 +30,7 @@ from hsenet.corpora.table import (
     whole_text,
 )
 from ..files import read_json, read_lines, write_json
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def write_released(
     records = {r["case"]: r for r in read_lines(cache / "manifest.jsonl", advice)}
     bare = [case for case, record in records.items() if record["slice_features"] is None]
     if bare:
-        found = f"{bare[0]} has no 2D features ({len(bare)} cases)"
+        found = f"{bare[0]} has no 2D features ({counted(len(bare), 'case')})"
         raise CorpusError(f"{cache}: {found}; finish preprocessing first")
 
     rows = list(records.values())
@@ -171,8 +172,8 @@ def read_released(
     rows, refused = rows_of_manifest(Path(path), root)
     if refused and not rows: raise refused[0]
     if refused:
-        message = "%s: %d rows are left out, the first: %s"
-        logger.warning(message, path, len(refused), refused[0])
+        message = "%s: left out: %s, the first: %s"
+        logger.warning(message, path, counted(len(refused), "row"), refused[0])
     return released_tables(rows)
 
 # %% ../../nbs/corpora/03_released.ipynb #ef286152
@@ -189,7 +190,8 @@ def read_released_cts(
     cases, _ = read_released(path, below or path.parent)
     arrays = cases.path[cases.path.str.endswith(ARRAYS)]
     if len(arrays):
-        found = f"{arrays.iloc[0]} is an encoder's input already ({len(arrays)} such images)"
+        many = counted(len(arrays), "such image")
+        found = f"{arrays.iloc[0]} is an encoder's input already ({many})"
         raise CorpusError(f"{path}: {found}; expected .nii.gz, .nii or folders of DICOM slices")
     refuse_repeats(cases.case, f"{path}:")
     patients = find_patients(cases.case, patient or f"{CT_RATE_PATIENT}|{BIMCV_PATIENT}")

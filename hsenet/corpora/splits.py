@@ -23,6 +23,7 @@ from hsenet.corpora.table import (
     refuse_repeats,
     split_names,
 )
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ def _split_by_rows(cases: pd.DataFrame, share: float) -> pd.DataFrame:
     cases = cases.assign(split=np.where(train, "train", "validation"))
     both = cases.groupby("patient").split.nunique().gt(1).sum()
     if both:
-        where = "in training and in validation"
-        logger.warning("split by rows: %d patients are %s; scores will flatter", both, where)
+        shared = f"{counted(both, 'patient')} in training and in validation"
+        logger.warning("split by rows: %s; scores will flatter", shared)
     return cases
 
 # %% ../../nbs/corpora/04_splits.ipynb #9dc99700
@@ -81,7 +82,8 @@ def _split_by_file(cases: pd.DataFrame, path: Path) -> pd.DataFrame:
         names = names.where(cases.path.isna(), cases.path.map(_file_name))
     unknown = names[~names.isin(splits.index)]
     if len(unknown):
-        raise CorpusError(f"{path}: says nothing of {unknown.iloc[0]} ({len(unknown)} cases)")
+        many = counted(len(unknown), "case")
+        raise CorpusError(f"{path}: says nothing of {unknown.iloc[0]} ({many})")
     repeats = names[names.duplicated()]
     if len(repeats):
         found = f"{repeats.iloc[0]!r} is the name of several files"
@@ -115,7 +117,7 @@ def tuning_split(
     patients = np.array(sorted(cases.patient[train].unique()))
     count = int(np.ceil(share * len(patients)))
     if share > 0 and count >= len(patients):
-        there = "1 training patient" if len(patients) == 1 else f"{len(patients)} training patients"
+        there = counted(len(patients), "training patient")
         raise CorpusError(
             f"{there}, of whom {count} would be set apart to choose checkpoints by "
             f"({share:.0%}, at least one), so that none is left to train on; "

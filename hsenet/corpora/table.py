@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from ..files import REMAKE, FileError, PlainError, checksum, read_text
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def refuse_repeats(
     repeats = names[names.duplicated()]
     if repeats.empty: return
     first = repeats.iloc[0]
-    count = f"{len(repeats)} repeats"
+    count = counted(len(repeats), "repeat")
     if names.index.name == "line":
         count += f"; lines {listed(names.index[names == first][:5])}"
     raise CorpusError(f"{source} {first!r} stands in more than one row ({count}); keep one")
@@ -168,11 +169,11 @@ def fit_row(
     if any(cells[width:]):
         odd = f"column {width + 1}: {cells[width][:80]!r} is beyond the header's {width} columns"
         advice = "a text with a comma must stand in quotes"
-        raise CorpusError(f"{place}, {odd} ({len(cells)} cells); {advice}")
+        raise CorpusError(f"{place}, {odd} ({counted(len(cells), 'cell')}); {advice}")
     if len(cells) < width:
         odd = f"column {len(cells) + 1}: no cell for {names[len(cells)]!r}"
         advice = "a text with a new line must stand in quotes"
-        raise CorpusError(f"{place}, {odd} ({len(cells)} cells of {width}); {advice}")
+        raise CorpusError(f"{place}, {odd} ({counted(len(cells), 'cell')} of {width}); {advice}")
     return cells[:width]
 
 # %% ../../nbs/corpora/00_table.ipynb #b67a167f
@@ -231,7 +232,7 @@ def checked_labels(
         label = wrong.loc[line].idxmax()
         cell = table.at[line, label]
         found = "nothing" if pd.isna(cell) else repr(cell)
-        count = f"{wrong.sum().sum()} such cells"
+        count = counted(wrong.sum().sum(), "such cell")
         wanted = f"expected 0 or 1 for {label}"
         raise CorpusError(f"{path}, line {line}: {wanted}, found {found} ({count})")
     return numbers.astype(int)

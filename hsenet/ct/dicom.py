@@ -20,6 +20,7 @@ from .dicom_series import (Scanned, check_complete, dicom_files, pick_series,
                                     rest_line, scan_files)
 from .grid import to_patient_grid
 from .volume import CT, Given, VolumeError, check_geometry, check_hu, patient_turn
+from ..messages import counted
 
 # %% ../../nbs/ct/09_dicom.ipynb #2d05b5d1
 def _check_alike(slices: list[Slice], place: str | Path) -> None:
@@ -127,7 +128,7 @@ def with_rescale(
     if not changed: return rescaled, ""
     first = rescaled[0]
     return rescaled, (f"HU by slope {first.slope:g} and intercept {first.intercept:g}; "
-                      f"the headers of {len(changed)} slices say something else, or nothing")
+                      f"{counted(len(changed), 'header')} with something else, or nothing")
 
 # %% ../../nbs/ct/09_dicom.ipynb #aa450afa
 def _affine(first: Slice, step: np.ndarray) -> np.ndarray:

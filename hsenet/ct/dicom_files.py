@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from .volume import VolumeError
+from ..messages import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -278,7 +279,7 @@ def _check_members(
         raise VolumeError(f"{path}: is encrypted; unpack it, and give the folder")
     size = sum(member.file_size for member in members)
     if len(members) > files or size > most * 1e9:
-        raise VolumeError(f"{path}: {len(members):,} files of {size / 1e9:,.1f} GB; "
+        raise VolumeError(f"{path}: {counted(len(members), 'file')} of {size / 1e9:,.1f} GB; "
                           f"expected one scan, {files:,} files and {most:g} GB at most")
 
 # %% ../../nbs/ct/05_dicom_files.ipynb #5dec0043

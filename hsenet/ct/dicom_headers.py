@@ -17,6 +17,7 @@ import numpy as np
 
 from .dicom_files import CT_IMAGE, TAGS, damage, load_pydicom
 from .volume import VolumeError
+from ..messages import counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -315,7 +316,7 @@ def parse_file(
     frames = ds.get("PerFrameFunctionalGroupsSequence")
     if not frames and sop_class in (CT_IMAGE, ""): return [parse_slice(ds, path, number)]
     if len(frames or []) > most:
-        raise VolumeError(f"{len(frames):,} frames; expected {most:,} at most")
+        raise VolumeError(f"{counted(len(frames), 'frame')}; expected {most:,} at most")
     slices = []
     try:
         for k, header in enumerate(frame_headers(ds)):

@@ -22,6 +22,7 @@ import numpy as np
 from .dicom_files import damage, is_dicom, is_zip, quiet, read_elements, unpack_zip
 from .dicom_headers import Slice, object_kind, parse_file, series_of, short_name
 from .volume import VolumeError
+from ..messages import counted
 
 # %% ../../nbs/ct/07_dicom_series.ipynb #c3fe8a19
 MOST_FILES = 20_000
@@ -215,7 +216,7 @@ def group_series(slices: list[Slice]) -> dict[str, list[Slice]]:
 
 def series_words(facts: dict) -> str:
     "A series as messages have it: without its UID, and without free text."
-    words = [f"{facts['slices']} slices", facts["orientation"]]
+    words = [counted(facts["slices"], "slice"), facts["orientation"]]
     if facts["extent"]: words.append(f"{facts['extent']:g} mm")
     words.append(f"kernel {facts['kernel'] or 'unknown'}")
     if facts["thickness"]: words.append(f"{facts['thickness']:g} mm thick")
@@ -345,7 +346,7 @@ def series_lines(path: str | Path, most: int = 10) -> list[str]:
     if not groups: raise _nothing_found(scanned)
     listed = {name: describe_series(slices) for name, slices in groups.items()}
     best = auto_series(listed)
-    lines = [f"{path}: {len(listed)} CT series in {scanned.files:,} files"]
+    lines = [f"{path}: {len(listed)} CT series in {counted(scanned.files, 'file')}"]
     for name, facts in listed.items():
         size = f"{facts['rows']} × {facts['columns']}"
         described = f", “{facts['description']}”" if facts["description"] else ""
@@ -354,5 +355,5 @@ def series_lines(path: str | Path, most: int = 10) -> list[str]:
     for what, n in sorted(scanned.rest.items()): lines.append(f"beside them: {n} × {what}")
     for file in scanned.unreadable[:most]: lines.append(f"file {file.number}: {file.reason}")
     more = len(scanned.unreadable) - most
-    if more > 0: lines.append(f"and {more} more files that can't be read")
+    if more > 0: lines.append(f"and {counted(more, 'more file')} that can't be read")
     return lines

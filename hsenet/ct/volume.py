@@ -22,6 +22,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from ..files import PlainError
+from ..messages import counted
 
 # %% ../../nbs/ct/00_volume.ipynb #f38a6bb5
 class VolumeError(PlainError):
@@ -338,9 +339,9 @@ def check_length(
 ) -> None:
     "Raise `VolumeError` for what is too short to be a chest."
     if slices >= LEAST_SLICES and length >= LEAST_LENGTH: return
-    raise VolumeError(f"{path}: too short: {slices} slices, {length:.3g} mm from the feet up; "
-                      f"expected {LEAST_SLICES} slices and {LEAST_LENGTH:g} mm at least "
-                      "(a whole chest is 250 mm or more)")
+    raise VolumeError(f"{path}: too short: {counted(slices, 'slice')}, "
+                      f"{length:.3g} mm from the feet up; expected {LEAST_SLICES} slices and "
+                      f"{LEAST_LENGTH:g} mm at least (a whole chest is 250 mm or more)")
 
 # %% ../../nbs/ct/00_volume.ipynb #c161054d
 MOST_MEMORY = 4.0  # GB that reading a scan may take at once

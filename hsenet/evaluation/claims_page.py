@@ -19,8 +19,7 @@ from .claims import CLAIMS
 from .effects import claim_verdict
 from .grid import Row
 from .retrieval import varied_labels
-from .variants import read_arrays
-from ..files import read_lines
+from ..files import read_arrays, read_lines
 
 # %% ../../nbs/evaluation/15_claims_page.ipynb #07ff641a
 def points(value: float) -> str:

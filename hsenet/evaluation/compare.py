@@ -16,6 +16,7 @@ import pandas as pd
 from .predictions import AGAIN
 from .page import ReportError, first_run, read_run, reference_of, shown
 from ..files import FileError, blamed, check_fields, read_array, read_json, read_lines
+from ..messages import counted
 from ..metrics.clinical import finding_scores, presence
 from ..metrics.questions import QUESTIONS
 from ..metrics.retrieval import retrieval_scores
@@ -194,7 +195,8 @@ def compare_cases(
     cases, other = case_scores(a), case_scores(b)
     if cases.ids != other.ids:
         common = len(set(cases.ids) & set(other.ids))
-        raise ReportError(f"{a} has {len(cases.ids)} cases and {b} has {len(other.ids)}, of which "
+        raise ReportError(f"{a} has {counted(len(cases.ids), 'case')} and {b} has "
+                          f"{len(other.ids)}, of which "
                           f"{common} are the same; evaluate both on the same split")
     found = comparisons(cases.scores, other.scores, cases.patients, resamples=resamples)
     if not found: raise ReportError(f"{a} and {b} have no number in common; nothing to compare")

@@ -16,8 +16,8 @@ from scipy import stats
 
 from .claims import CLAIMS, Claim, Contrast
 from .grid import Job, state_of
-from .variants import case_numbers, read_arrays, values_of
-from ..files import read_json
+from .variants import case_numbers, values_of
+from ..files import read_arrays, read_json
 from ..metrics.score import Score, resampling_weights
 
 # %% ../../nbs/evaluation/14_effects.ipynb #b0303121

@@ -22,6 +22,7 @@ from .score import (
     RankScore, Score, auroc_of, auroc_scores, mean_of, mean_score, micro_f1)
 
 from ..files import PlainError
+from ..messages import counted
 
 # %% ../../nbs/metrics/06_clinical.ipynb #22ce222b
 Report = Mapping[str, Mapping]  # by a labeler: finding → `present`, `locations`, maybe `score`
@@ -203,7 +204,7 @@ def finding_table(
     None where undefined."""
     counts = confusion_counts(predicted, true)
     if counts.shape[2] != len(names):
-        raise ClinicalMetricError(f"{len(names)} names of {counts.shape[2]} findings")
+        raise ClinicalMetricError(f"{counted(len(names), 'name')} of {counts.shape[2]} findings")
     table = {}
     for i, name in enumerate(names):
         hits, extra, missed = counts[:, :, i].sum(axis=0)
@@ -251,7 +252,8 @@ def pooled_score(
 def check_pairs(predicted: Sequence, true: Sequence) -> None:
     "Raises `ClinicalMetricError` where there are not as many reports."
     if len(predicted) != len(true):
-        raise ClinicalMetricError(f"{len(predicted)} generated reports but {len(true)} true ones")
+        generated = counted(len(predicted), "generated report")
+        raise ClinicalMetricError(f"{generated} but {counted(len(true), 'true one')}")
 
 # %% ../../nbs/metrics/06_clinical.ipynb #fff1dc98
 def place_scores(
@@ -375,8 +377,8 @@ def clinical_scores(
     `place_scores`, `side_scores`."""
     check_pairs(predicted, true)
     if not len(true) or not len(training):
-        raise ClinicalMetricError(f"found {len(true)} reports to score and {len(training)} "
-                                  "training reports; both are needed")
+        scored, learned = counted(len(true), "report"), counted(len(training), "training report")
+        raise ClinicalMetricError(f"found {scored} to score and {learned}; both are needed")
     claimed = presence(predicted, names)
     there = presence(true, names)
     scores = finding_scores(claimed, there, names)

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ..messages import counted
 from .search import MetricError, unit_rows
 
 # %% ../../nbs/metrics/03_probe.ipynb #90936a59
@@ -54,8 +55,8 @@ def zero_shot_scores(
     """(N, L) scores: mean cosine to the positive prompts minus mean cosine to the negative ones,
     per label."""
     if len(positives) != len(negatives):
-        raise MetricError(f"{len(positives)} labels with positive prompts, {len(negatives)} with "
-                          "negative ones")
+        labels = counted(len(positives), "label")
+        raise MetricError(f"{labels} with positive prompts, {len(negatives)} with negative ones")
     directions = []
     for positive, negative in zip(positives, negatives):
         stated = unit_rows(positive, "positive prompts").mean(0)

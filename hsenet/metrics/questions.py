@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..messages import counted
 from .answers import (
     ANATOMY, OFF_LIST, TOLERANCE, VQAMetricError, exact_hit, holds_size, is_on_list, major_class,
     major_hit, names_terms, path_credit, path_of, presence_hit, says_yes_or_no, shared_steps,
@@ -29,7 +30,8 @@ from hsenet.metrics.score import (
 def check_answers(predictions: Sequence[str], answers: Sequence[str]) -> None:
     "Raises `VQAMetricError` where there are none, or not as many."
     if len(predictions) != len(answers):
-        raise VQAMetricError(f"{len(predictions)} predictions but {len(answers)} answers")
+        found = counted(len(predictions), "prediction")
+        raise VQAMetricError(f"{found} but {counted(len(answers), 'answer')}")
     if not len(answers): raise VQAMetricError("there are no answers to score")
 
 # %% ../../nbs/metrics/09_questions.ipynb #05ed621a
@@ -217,7 +219,8 @@ def probability_scores(
     p = np.asarray(probabilities, float)
     there = true_presence(answers)
     if len(p) != len(there):
-        raise VQAMetricError(f"{len(p)} probabilities but {len(there)} answers")
+        found = counted(len(p), "probability", "probabilities")
+        raise VQAMetricError(f"{found} but {counted(len(there), 'answer')}")
     member = bins_of(p, bins)[:, None] == np.arange(bins)
     rows = np.hstack([member * p[:, None], member * there[:, None], np.ones((len(p), 1))])
     return {

@@ -19,6 +19,7 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..messages import counted
 from .score import (
     PROTOCOLS, RankScore, Score, mean_of, mean_score, median_of, protocol_name)
 from .search import (
@@ -46,7 +47,8 @@ def group_codes(
     queries, gallery = codes[:n], codes[n:]
     alone = np.flatnonzero(~np.isin(queries, gallery))
     if len(alone):
-        raise MetricError(f"{len(alone)} queries have no item of their group in the gallery, "
+        many = counted(len(alone), "query", "queries")
+        raise MetricError(f"no item of their group in the gallery for {many}, "
                           f"the first is query {alone[0]}")
     return queries, gallery
 
@@ -128,7 +130,8 @@ def duplicate_groups(
     n = len(scans)
     ends = np.unique([str(scan) for scan in scans], return_inverse=True)[1] + n
     if texts is not None:
-        if len(texts) != n: raise MetricError(f"{n} scans but {len(texts)} texts")
+        if len(texts) != n:
+            raise MetricError(f"{counted(n, 'scan')} but {counted(len(texts), 'text')}")
         text = np.unique([str(text) for text in texts], return_inverse=True)[1]
         ends = np.concatenate([ends, text + 2 * n])
     items = np.arange(len(ends)) % n
@@ -248,7 +251,8 @@ def labelled_blocks(
     features = unit_rows(features, "features")
     labels = np.asarray(labels).astype(bool)
     if len(labels) != len(features):
-        raise MetricError(f"{len(features)} features but labels of {len(labels)} volumes")
+        found = counted(len(features), "feature")
+        raise MetricError(f"{found} but labels of {counted(len(labels), 'volume')}")
     gallery = np.flatnonzero(labels.any(axis=1))
     if len(gallery) < 2:
         raise MetricError("label overlap needs at least 2 volumes with a label, found "

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from ..files import PlainError
+from ..messages import counted
 
 # %% ../../nbs/metrics/00_score.ipynb #702e838e
 PROTOCOLS = ("standard", "released")
@@ -104,7 +105,7 @@ class Score:
         if self.cases is not None: chosen = chosen[self.cases]
         if len(chosen) == len(self.rows): return chosen
         raise ScoreError(f"expected a patient for each row, found {len(chosen)} for "
-                         f"{len(self.rows)} rows")
+                         f"{counted(len(self.rows), 'row')}")
 
     def interval(
         self,
@@ -231,7 +232,8 @@ def _ranks_and_labels(
     scores = np.asarray(scores, float)
     present = np.asarray(labels).astype(bool)
     if scores.shape != present.shape or scores.shape[1] != len(names):
-        raise ScoreError(f"scores {scores.shape}, labels {present.shape} and {len(names)} names "
+        named = counted(len(names), "name")
+        raise ScoreError(f"scores {scores.shape}, labels {present.shape} and {named} "
                          "don't fit together")
     if not np.isfinite(scores).all():
         raise ScoreError("scores are not finite; look at the model that made them")
@@ -250,7 +252,7 @@ def auroc_scores(
     known = present.any(axis=0) & ~present.all(axis=0)
     if not known.any():
         raise ScoreError(f"{title}: none of {', '.join(names)} is present in some of the "
-                         f"{len(present)} cases and absent in others")
+                         f"{counted(len(present), 'case')} and absent in others")
     out = {title: RankScore(np.hstack([ranks[:, known], present[:, known]]), mean_auroc_of)}
     for i, name in enumerate(names):
         rows = np.stack([ranks[:, i], present[:, i]], axis=1)
@@ -323,8 +325,9 @@ def _common_patients(
         if score.cases is None: same = len(score.rows) == len(cases)
         else: same = np.max(score.cases, initial=-1) < len(cases)
         if not same or not len(cases):
+            people = counted(len(cases), "patient")
             raise ScoreError(f"expected the same cases for both models and their patients, "
-                             f"found rows {a.rows.shape}, {b.rows.shape} and {len(cases)} patients")
+                             f"found rows {a.rows.shape}, {b.rows.shape} and {people}")
         if score.value is None: raise ScoreError("an undefined number can't be compared")
     return cases
 

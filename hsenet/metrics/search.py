@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..files import FileError, PlainError, read_array, read_json, read_text
+from ..messages import counted
 
 # %% ../../nbs/metrics/01_search.ipynb #d6500ac4
 class MetricError(PlainError):
@@ -32,7 +33,8 @@ def unit_rows(
         raise MetricError(f"{name}: expected a matrix (items, features), found shape {x.shape}")
     bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
     if len(bad):
-        raise MetricError(f"{name}: {len(bad)} rows are not finite, the first is row {bad[0]}; "
+        many = counted(len(bad), "row")
+        raise MetricError(f"{name}: not finite: {many}, the first is row {bad[0]}; "
                           "look at the model that made them")
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
@@ -110,8 +112,8 @@ def read_embeddings(
         raise MetricError(f"{features} is no .npy file of numbers; write it with numpy.save") from e
     names = _row_names(Path(ids))
     if x.ndim != 2 or len(x) != len(names):
-        raise MetricError(f"{features} has shape {x.shape}, {ids} {len(names)} names: expected a "
-                          "row for each")
+        named = counted(len(names), "name")
+        raise MetricError(f"{features} has shape {x.shape}, {ids} {named}: expected a row for each")
     return x, names
 
 

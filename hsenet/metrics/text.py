@@ -22,6 +22,7 @@ import numpy as np
 from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
 from ..files import PlainError
+from ..messages import counted
 from .score import PROTOCOLS, Score, mean_score, protocol_name
 from .words import (
     WORDNET_FOLDERS, bleu_counts, bleu_of_counts, cider_d, find_wordnet, meteor, ngram_precisions,
@@ -284,7 +285,8 @@ def check_texts(
 ) -> None:
     "Raises `TextMetricError` where there are none, not as many, or something else than strings."
     if len(predictions) != len(references):
-        raise TextMetricError(f"{len(predictions)} predictions but {len(references)} references")
+        found = counted(len(predictions), "prediction")
+        raise TextMetricError(f"{found} but {counted(len(references), 'reference')}")
     if not len(predictions): raise TextMetricError("there are no predictions to score")
     for name, texts in (("prediction", predictions), ("reference", references)):
         for i, text in enumerate(texts):

@@ -16,6 +16,7 @@ from transformers import Phi3Config, PreTrainedModel, initialization as init
 from ..cache.text import load_tokenizer
 from ..config import LanguageConfig
 from ..files import FileError, read_json, replace_folder, show_bar, write_json
+from ..messages import counted
 from ..places import hold_place
 from .branches import branch_configs
 from .clip import VolumeCLIP
@@ -64,7 +65,7 @@ def released_kind(
     "What a released checkpoint holds, by the names in it. Raises `CheckpointError`."
     for kind, sign in SIGNS.items():
         if any(re.match(sign, name) for name in weights): return kind
-    found = f"{len(weights)} tensors named {', '.join(list(weights)[:5])}, …"
+    found = f"{counted(len(weights), 'tensor')} named {', '.join(list(weights)[:5])}, …"
     raise CheckpointError(f"not a checkpoint of HSENet or M3D-CLIP: {found}")
 
 # %% ../../nbs/models/11_checkpoints.ipynb #aa119d1e

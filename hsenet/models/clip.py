@@ -30,14 +30,9 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput
 
 from ..config import Config
-from hsenet.models.folders import (
-    check_base,
-    check_model,
-    local_folder,
-    one_sentence,
-    read_config,
-    read_shapes,
-)
+from ..messages import counted
+from .folders import (
+    check_base, check_model, local_folder, no_bars, one_sentence, read_config, read_shapes)
 from hsenet.models.vit import (
     GuidedViT3D,
     GuidedViT3DConfig,
@@ -347,7 +342,8 @@ def from_pretrained(
         source = local_folder(source)
         config = config or read_config(VolumeCLIPConfig, source)
         check_model(cls, config, source, read_shapes(source))
-    model = super(VolumeCLIP, cls).from_pretrained(source, *args, config=config, **kwargs)
+    with no_bars():
+        model = super(VolumeCLIP, cls).from_pretrained(source, *args, config=config, **kwargs)
     # what was frozen stays frozen
     if isinstance(model, VolumeCLIP) and model.config.text_pooler:
         model.text.pooler.requires_grad_(False)
@@ -432,7 +428,7 @@ def start_from_stage1(
     if odd:
         raise ValueError(
             "stage-1 and stage-2 models differ in more than the slice guide: "
-            f"{', '.join(odd[:5])} ({len(odd)} tensors)"
+            f"{', '.join(odd[:5])} ({counted(len(odd), 'tensor')})"
         )
     guide = model.vision.guide
     if guide is not None: nn.init.constant_(guide.score.bias, gate)
@@ -486,14 +482,14 @@ def build_clip(
 
 def _pretrained_bert(name: str) -> BertModel:
     "A BERT from a folder or the hub. Raises `CheckpointError` where weights of it are missing."
-    with one_sentence(name, "no BERT can be read from it"):
+    with one_sentence(name, "no BERT can be read from it"), no_bars():
         bert, found = BertModel.from_pretrained(
             name, add_pooling_layer=False, output_loading_info=True
         )
     missing = sorted(found["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{name}: {len(missing)} tensors of a BERT are not in its files "
+            f"{name}: not in its files: {counted(len(missing), 'tensor')} of a BERT "
             f"({', '.join(missing[:3])}); they would be random; set text.pretrained"
         )
     return bert

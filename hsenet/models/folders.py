@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'LAYERS', 'VOCABULARY', 'walk_settings', 'check_settings', 'read_settings', 'check_base', 'read_shapes',
-           'check_shapes', 'one_sentence', 'read_config', 'check_model', 'local_folder']
+           'check_shapes', 'one_sentence', 'no_bars', 'read_config', 'check_model', 'local_folder']
 
 # %% ../../nbs/models/01_folders.ipynb #2aefdefc
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.configuration_utils import PretrainedConfig
+from transformers.utils import logging as library
 
 from ..files import FileError, read_json
+from ..messages import counted
 from .weights import CheckpointError, fetch
 
 # %% ../../nbs/models/01_folders.ipynb #d1c5ddea
@@ -142,8 +144,9 @@ def check_shapes(
             wrong.append(f"{name} is {shapes[name]}, expected {tuple(tensor.shape)}")
     if not (missing or wrong): return
     listed = "; ".join([*wrong[:2], *[f"{name} is missing" for name in missing[:2]]])
+    lost = counted(len(missing), "tensor")
     raise CheckpointError(
-        f"{folder}: config.json and the weights don't belong together ({len(missing)} tensors "
+        f"{folder}: config.json and the weights don't belong together ({lost} "
         f"missing, {len(wrong)} of another shape: {listed}); copy the folder again")
 
 # %% ../../nbs/models/01_folders.ipynb #c2205e31
@@ -158,6 +161,17 @@ def one_sentence(place: str | Path, what: str) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
         raise CheckpointError(f"{place}: {what} ({reason}); copy the folder again") from error
+
+# %% ../../nbs/models/01_folders.ipynb #810d7333
+@contextmanager
+def no_bars() -> Iterator[None]:
+    "No progress bars of transformers meanwhile."
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown: library.enable_progress_bar()
 
 # %% ../../nbs/models/01_folders.ipynb #fe3bca61
 def read_config(

@@ -26,7 +26,8 @@ from transformers import (
 
 from ..config import LanguageConfig
 from ..files import FileError, checksum, read_json
-from .folders import check_base
+from ..messages import counted
+from .folders import check_base, no_bars
 from .weights import CheckpointError, fetch, weight_files
 
 logger = logging.getLogger(__name__)
@@ -103,9 +104,10 @@ def load_language_model(
     try:
         check_base(name)
         check_generation(name)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name, trust_remote_code=False, output_loading_info=True, **settings
-        )
+        with no_bars():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                name, trust_remote_code=False, output_loading_info=True, **settings
+            )
     except (CheckpointError, FileError):
         raise
     except OSError as error:
@@ -118,7 +120,7 @@ def load_language_model(
     missing = sorted(found["missing_keys"])
     if missing:
         raise ValueError(
-            f"language model {name!r}: {len(missing)} tensors are not in its files "
+            f"language model {name!r}: not in its files: {counted(len(missing), 'tensor')} "
             f"({', '.join(missing[:5])}); they would be random"
         )
     _resize(model, vocab_size)

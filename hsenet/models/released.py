@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BertConfig, Phi3Config, PreTrainedModel, initialization as init
 from transformers.configuration_utils import PretrainedConfig
 
+from ..messages import counted
 from .branches import branch_configs
 from .clip import VolumeCLIP, VolumeCLIPConfig
 from .folders import LAYERS
@@ -131,8 +132,8 @@ def _phi3_sizes(weights: Weights, heads: int) -> dict:
     )
     if len(sizes) < 5:
         raise CheckpointError(
-            f"from_released('vlm'): no sizes of a Phi-3 in {len(weights)} tensors; is it the right "
-            "kind? Of another language model, give language_config=… whole"
+            f"from_released('vlm'): no sizes of a Phi-3 in {counted(len(weights), 'tensor')}; "
+            "is it the right kind? Of another language model, give language_config=… whole"
         )
     return sizes
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..files import FileError, PlainError, read_json, show_bar
+from ..messages import counted
 
 logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
@@ -150,7 +151,7 @@ def _read_shards(index: Path, progress: bool) -> dict[str, Tensor]:
         shard = _read_file(path)
         lost = [name for name in names if name not in shard]
         if lost:
-            promised = f"promises {', '.join(lost[:5])} ({len(lost)} tensors)"
+            promised = f"promises {', '.join(lost[:5])} ({counted(len(lost), 'tensor')})"
             raise CheckpointError(f"{path}: {index.name} {promised}, which the file hasn't")
         for name in names: weights[name] = shard[name]
     return weights

@@ -26,6 +26,7 @@ from ..corpora.layouts import ABOUT, PHANTOM, write_about
 from ..corpora.table import LABELS
 from ..files import FileError, check_fields, printable, read_json, show_bar, whole_file
 from ..files import write_lines, write_text
+from ..messages import counted
 from .anatomy import PhantomError, named_rng
 from .canvas import Acquisition
 from .findings import DIFFICULTIES, FINDINGS, draw
@@ -425,7 +426,7 @@ def write_corpus(
     names = {split: scan_names(config, split, seed) for split in ("train", "valid")}
     paths = _volume_paths([*names["train"], *names["valid"]], job)
     if complete and all([path.is_file() for path in paths]):
-        log.info("reusing the phantoms at %s: %d volumes", root, len(paths))
+        log.info("reusing the phantoms at %s: %s", root, counted(len(paths), "volume"))
         return root
 
     _write_mark(mark, settings, complete=False)
@@ -434,5 +435,5 @@ def write_corpus(
             if scans: _write_split(split, _make_split(scans, job, do, progress), root)
     _write_templates(root / "dataset")
     _write_mark(mark, settings, complete=True)
-    log.info("wrote %d volumes to %s", len(paths), root)
+    log.info("wrote %s to %s", counted(len(paths), "volume"), root)
     return root

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..cache.datasets import in_float32
+from ..messages import counted
 from .folder import TrainingError
 
 # %% ../../nbs/training/01_batches.ipynb #7e275195
@@ -31,7 +32,7 @@ class EpochBatches:
         lengths: Sequence[int] | None = None,  # of the cases' texts: like goes with like
     ):
         if n < world:
-            raise TrainingError(f"{n} training cases for {world} processes; use fewer processes")
+            raise TrainingError(f"{counted(n, 'training case')} for {world} processes; use fewer")
         if batch_size <= n and batch_size % world:
             raise TrainingError(
                 f"batch_size: {world} processes can't share {batch_size} cases equally; "

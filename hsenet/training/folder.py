@@ -39,6 +39,7 @@ from hsenet.files import (
     write_lines,
 )
 from ..inventory import INVENTORY, check_inventory
+from ..messages import counted
 
 # %% ../../nbs/training/00_folder.ipynb #20880256
 class TrainingError(PlainError):
@@ -222,7 +223,7 @@ def record_run(
         size = before.get("global_batch", global_batch)
         if size != global_batch:
             raise TrainingError(
-                f"{output} holds a run with batches of {size} cases, shared by "
+                f"{output} holds a run with batches of {counted(size, 'case')}, shared by "
                 f"{before.get('processes')}; {processes} processes would make batches of "
                 f"{global_batch}, and a step would be another place in the schedule; go on with as "
                 "many processes as before"

@@ -23,7 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..files import read_json, write_json
-from ..messages import first_line
+from ..messages import counted, first_line
 from ..models.flops import peak_flops
 from .folder import TRACKER, TrainingError
 
@@ -108,7 +108,7 @@ def summary_line(facts: dict) -> str:
     "What `done.json` holds, in a line."
     best = "none" if facts["best"] is None else f"{facts['best']:.4g}"
     parts = [
-        f"{facts['steps']} steps in {timedelta(seconds=round(facts['wall_seconds']))}",
+        f"{counted(facts['steps'], 'step')} in {timedelta(seconds=round(facts['wall_seconds']))}",
         f"{facts['cases_per_second']:.3g} cases/s",
         f"data wait {100 * facts['data_wait']:.0f} %",
         f"{facts['memory_gb']:.1f} GB",
@@ -156,11 +156,11 @@ def public_settings(value: Any) -> Any:
 # %% ../../nbs/training/12_watch.ipynb #3915752a
 def _begin_wandb(wandb: Any, place: Path, known: str, settings: dict) -> Any:
     wandb.setup(settings=wandb.Settings(silent=True))
-    quiet = {"console": "off", "disable_code": True, "disable_git": True, "x_disable_meta": True}
+    nothing = {"console": "off", "disable_code": True, "disable_git": True, "x_disable_meta": True}
     name = "-".join(place.parts[-2:])
     what = {"project": "hsenet", "name": name, "id": known, "config": settings}
     try:
-        return wandb.init(**what, dir=str(place), resume="allow", settings=quiet)
+        return wandb.init(**what, dir=str(place), resume="allow", settings=nothing | {"host": "-"})
     except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as e:
         why = first_line(e).partition(". ")[0]
         advice = "wandb login, or set WANDB_MODE to offline, or tracker to none"

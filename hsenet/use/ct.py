@@ -18,6 +18,7 @@ import numpy as np
 from ..config import Config
 from ..ct.volume import (
     CT, Given, VolumeError, check_hu, check_length, length_warnings, positive_spacing)
+from ..messages import counted
 
 if TYPE_CHECKING:  # who asks a model waits for imports: so each comes when it is needed
     from torch import Tensor, nn
@@ -104,7 +105,8 @@ def scan_warnings(
     "What a person should be told of a CT that doesn't look like a chest, by simple checks."
     warnings = []
     if shape[0] < FEWEST_SLICES:
-        warnings.append(f"{shape[0]} slices: the models were made for {FEWEST_SLICES} or more")
+        few = counted(shape[0], "slice")
+        warnings.append(f"{few}: the models were made for {FEWEST_SLICES} or more")
     thickest = max(THICKEST_SLICE, 1.25 * grid)
     if spacing[0] > thickest:
         warnings.append(f"slices of {spacing[0]:g} mm: the models were made for thinner ones")

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 
 from ..files import printable, read_json
+from ..messages import counted
 from .bundle import FOLDERS
 
 # %% ../../nbs/use/07_doctor.ipynb #78ab208b
@@ -47,7 +48,8 @@ def environment() -> list[Line]:
     for package in BASIS:
         found = installed(package)
         lines.append(Line(package, found or "missing", found is not None))
-    lines.append(Line("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"))
+    cores = counted(os.cpu_count(), "core")
+    lines.append(Line("CPU", f"{cores}, {counted(torch.get_num_threads(), 'thread')}"))
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     lines.append(Line("GPU", ", ".join(gpus) or "none"))
     lines.append(Line("WordNet, for METEOR", "found" if find_wordnet() else NO_WORDNET))
@@ -84,7 +86,7 @@ def check_weights(folder: Path) -> list[Line]:
         except (SafetensorError, OSError) as e:
             lines.append(Line(str(path), f"can't be opened ({printable(e)}); copy it again", False))
         else:
-            lines.append(Line(str(path), f"{kind}, {count} tensors"))
+            lines.append(Line(str(path), f"{kind}, {counted(count, 'tensor')}"))
     if not files: lines.append(Line(str(folder), "no *.safetensors; copy the weights again", False))
     return lines
 
@@ -113,7 +115,7 @@ def check_cache(folder: Path) -> list[Line]:
     lines = []
     for split in splits:
         cases = [record for record in records if record["split"] == split]
-        lines.append(Line(f"{folder}, {printable(split)}", f"{len(cases)} cases"))
+        lines.append(Line(f"{folder}, {printable(split)}", f"{counted(len(cases), 'case')}"))
     if has_shards(folder): return lines
     missing = []
     for record in records:
@@ -122,7 +124,7 @@ def check_cache(folder: Path) -> list[Line]:
             there = bool(name) and (folder / name).is_file()
             if not there: missing.append(f"{record['case']}: {part}")
     if missing:
-        advice = f"{len(missing)} files missing, first {printable(missing[0])}"
+        advice = f"{counted(len(missing), 'file')} missing, first {printable(missing[0])}"
         lines.append(Line(str(folder), f"{advice}; run preprocessing again", False))
     return lines
 

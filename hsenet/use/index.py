@@ -16,6 +16,7 @@ import numpy as np
 
 from ..files import PlainError, checksum, read_json, read_lines, replace_folder
 from ..files import write_array, write_json, write_lines
+from ..messages import counted
 from ..places import hold_place
 
 if TYPE_CHECKING:
@@ -137,8 +138,9 @@ class CaseIndex:
             except (ValueError, EOFError) as e:
                 raise IndexFault(f"{folder / name} can't be read ({e}); {advice}") from e
         if not len(cases) == len(places[0]) == len(places[1]):
-            raise IndexFault(f"{folder}: {len(cases)} cases, but {len(places[0])} volumes and "
-                             f"{len(places[1])} reports; {advice}")
+            found = counted(len(places[0]), "volume"), counted(len(places[1]), "report")
+            raise IndexFault(f"{folder}: {counted(len(cases), 'case')}, but "
+                             f"{' and '.join(found)}; {advice}")
         return cls(cases, *places, weights=about.get("weights", ""))
 
 # %% ../../nbs/use/04_index.ipynb #49deee67

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from torch import Tensor
 
 from ..files import FileError, read_json
+from ..messages import counted
 from .answers import check_temperature
 from .plain import Weights, encode_ct, visual_tokens, write_tokens
 
@@ -274,8 +275,8 @@ def stream_plain(
     ids = model.head + asked
     if len(ids) + 2 > max_length:
         raise ValueError(
-            f"{len(ids)} tokens of image and prompt leave no room for an answer in max_length "
-            f"{max_length}; shorten the prompt"
+            f"no room for an answer behind {counted(len(ids), 'token')} of image and prompt in "
+            f"max_length {max_length}; shorten the prompt"
         )
     language = model.weights.below("language_model")
     embedded = language["model.embed_tokens.weight"][ids][None]

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers.utils import logging as transformers_logging
 
 from ..config import StageConfig
 from hsenet.files import (
@@ -31,6 +30,7 @@ from hsenet.files import (
 )
 from ..inventory import write_inventory
 from ..models.flops import mfu
+from ..models.folders import no_bars
 from hsenet.training.folder import (
     RESULTS,
     TRACKER,
@@ -112,8 +112,7 @@ def save_model(
 
 def _write_model(task: Task, folder: Path, state: dict[str, Tensor] | None) -> None:
     "The model, and the list of its files; without the library's bar."
-    transformers_logging.disable_progress_bar()
-    with say_no_room(folder):
+    with say_no_room(folder), no_bars():
         try:
             task.save(folder, state)
         except SafetensorError as e:

@@ -32,6 +32,7 @@ from hsenet.files import (
     write_json,
 )
 from ..inventory import check_inventory, write_inventory
+from ..messages import counted
 from hsenet.training.deepspeed import (
     ZeroEngine,
     held_whole,
@@ -207,9 +208,9 @@ def _take_up_chance(folder: Path, progress: dict, accelerator: Accelerator, seed
         return
     torch.manual_seed(seed * 1_000_003 + progress["step"] * 1009 + rank)
     log.info(
-        "%s: written by %d processes, taken up by %d; random states are drawn anew",
+        "%s: written by %s, taken up by %d; random states are drawn anew",
         folder,
-        progress["processes"],
+        counted(progress["processes"], "process", "processes"),
         accelerator.num_processes,
     )
 

@@ -1,7 +1,7 @@
 """`make bench-gpu`: steps, generation, loader, 2D features and the preset `gpu` on this machine, in at most 8 minutes.
 
     python tools/bench_gpu.py                       all rows: outputs/bench/gpu.json, gpu.md; on a CPU in reduced size
-    python tools/bench_gpu.py --only language       one group (steps, language, data)
+    python tools/bench_gpu.py --only language       one group (steps, language, data, more)
     python tools/bench_gpu.py --table FILE.json     the table of such a file, for the docs
 
 Each group runs in a process of its own, most important rows first; a row that fails or finds no memory is a row that says so, and gpu.json is written
@@ -36,7 +36,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "outputs/bench"
-GROUPS = ("steps", "language", "data")
+GROUPS = ("steps", "language", "data", "more")
 MINUTES = 8.0
 COLUMNS = {  # of the table: key of a row → heading, format
     "batch": ("batch", "d"),

@@ -266,19 +266,28 @@ def averaged(arrays: np.ndarray, boxes: tuple) -> Tensor:
     return torch.cat(parts)
 
 
-def measure_ceiling(size: str, cases: int, epochs: int, boxes: tuple, seed: int, processes: int) -> dict:
-    """AUROC per finding of the convolutional network after each epoch, on a preset's own phantoms. Its first layer
-    averages over `boxes`, which is done once, before."""
+def measure_ceiling(
+    size: str, trained_on: str, cases: int, epochs: int, boxes: tuple, seed: int, processes: int,
+) -> dict:
+    """AUROC per finding of the convolutional network after each epoch, on a preset's held-out phantoms. Its first layer
+    averages over `boxes`, which is done once, before. It may be trained on the phantoms of a preset with fewer voxels
+    (`trained_on`); then its first layer averages the held-out volumes down to as many."""
     from hsenet.phantoms.findings import FINDINGS
 
-    arrays, truth, _ = preset_cases(size, cases, processes)
+    arrays, truth, _ = preset_cases(trained_on, cases, processes)
+    held_out, held_out_truth, _ = preset_cases(size, 0, processes) if size != trained_on else (
+        arrays[cases:], truth[cases:], None)
+    finer = np.array(held_out.shape[1:]) // arrays.shape[1:]
+    boxes_held_out = tuple([int(factor) * box for factor, box in zip(finer, boxes)])
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    volumes = averaged(arrays, boxes)
+    volumes = averaged(arrays[:cases], boxes)
+    unseen = averaged(held_out, boxes_held_out)
     drawn = truth.any(0)
-    labels = torch.tensor(truth[:, drawn]).float()
+    labels = torch.tensor(truth[:cases, drawn]).float()
+    unseen_labels = torch.tensor(held_out_truth[:, drawn]).float()
     names = [name for name, there in zip(FINDINGS, drawn) if there]
-    settings = Settings(model="cnn", cases=cases, epochs=epochs, lr=2e-3, batch_size=16, move=2)
+    settings = Settings(model="cnn", cases=cases, epochs=epochs, lr=2e-3, batch_size=16, move=2 // max(boxes))
     network = build(settings, tuple(volumes.shape[2:]), len(names))
     begin, begin_cpu = time.monotonic(), time.process_time()
     curve = []
@@ -288,16 +297,17 @@ def measure_ceiling(size: str, cases: int, epochs: int, boxes: tuple, seed: int,
         return F.binary_cross_entropy_with_logits(network(seen).float(), labels[chosen])
 
     def report(epoch: int, loss: float) -> None:
-        scores = aurocs(network, volumes[cases:], labels[cases:])
+        scores = aurocs(network, unseen, unseen_labels)
         curve.append({"epoch": epoch, "loss": round(loss, 4), "auroc": scores})
         print(f"ceiling {size} | {epoch} loss {loss:.3f} mean {np.mean(scores):.3f} "
               f"{' '.join(f'{s:.2f}' for s in scores)} | {time.process_time() - begin_cpu:.0f} s", flush=True)
 
     optimise(network, list(network.parameters()), settings, epochs, label_loss, rng, report)
     return {
-        "preset": size, "voxels": list(arrays.shape[1:]), "averaged": list(boxes), "generator": generator_of(size), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
+        "preset": size, "trained_on": trained_on, "voxels": list(held_out.shape[1:]), "averaged": list(boxes_held_out),
+        "generator": generator_of(size), "cases": cases, "held_out": HELD_OUT, "epochs": epochs,
         "seed": seed, "findings": names, "curve": curve,
-        "with_finding": truth[cases:, drawn].sum(0).tolist(),
+        "with_finding": held_out_truth[:, drawn].sum(0).tolist(),
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
         "minutes": round((time.monotonic() - begin) / 60, 1),
     }
@@ -693,6 +703,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument(
         "--average", type=int, nargs=3, default=(1, 1, 1), help="voxels (z, x, y) that a ceiling's first layer averages")
+    parser.add_argument("--trained-on", help="of a ceiling: the preset whose training phantoms are used")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="for phantoms")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -705,8 +716,9 @@ def main() -> None:
         make_cases(args.processes)
     elif args.do == "ceiling":
         boxes = tuple(args.average)
-        row = measure_ceiling(args.variant, args.cases, args.epochs or 6, boxes, args.seed, args.processes)
-        keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "cases", "seed", "generator")
+        row = measure_ceiling(
+            args.variant, args.trained_on or args.variant, args.cases, args.epochs or 6, boxes, args.seed, args.processes)
+        keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "trained_on", "cases", "seed", "generator")
     elif args.do == "stage1":
         row = train_preset(args.variant, args.cases, args.seed, args.epochs, args.processes)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")

@@ -511,10 +511,10 @@ def test_lab_runs_run_notebooks_from_the_top():
 def test_bench_gpu_in_small():
     "Each kind of row of `make bench-gpu` at the sizes of a CPU, in this process; a row that fails says so, and the next one is measured."
     import bench_gpu
-    from benching import data, language, steps
+    from benching import data, language, more, steps
     from benching.measure import Bench, run_row
     rows = []
-    for module in (steps, language, data):
+    for module in (steps, language, data, more):
         bench = Bench(TEMPORARY / module.__name__, small=True, ends=time.monotonic() + 200)
         bench.folder.mkdir()
         for name, measure in module.ROWS:

@@ -88,7 +88,7 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
     draw_as_loader()
     task, device = trainer.task, trainer.accelerator.device
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    with torch.no_grad(), trainer.accelerator.autocast():
+    with torch.no_grad(), trainer.autocast():
         parts = [task.evaluate_batch(model, to_device(batch, device)) for batch in loader]
     model.train()
     scores = task.summarise(brought_together(parts, len(batches), world))
@@ -99,10 +99,11 @@ def save_model(
     trainer: Trainer,
     name: str,  # `best` or `last`
 ) -> None:
-    "Write the model. All processes call it: under FSDP each holds a part of the weights."
+    "Write the model. All processes call it: under FSDP and ZeRO 3 each holds a part of the weights."
     accelerator = trainer.accelerator
     state = None
-    if accelerator.distributed_type == DistributedType.FSDP:
+    is_zero3 = trainer.zero is not None and trainer.zero.shares_weights
+    if accelerator.distributed_type == DistributedType.FSDP or is_zero3:
         state = accelerator.get_state_dict(trainer.model)
     if accelerator.is_main_process:
         replace_folder(trainer.output / name, lambda new: _write_model(trainer.task, new, state))
@@ -129,12 +130,12 @@ def keep_state(trainer: Trainer) -> None:
     }
     state = trainer.output / "state"
     model = trainer.accelerator.unwrap_model(trainer.model)  # without DDP around it
-    save_state(state, model, trainer.optimizer.optimizer, facts, trainer.accelerator)
+    save_state(state, model, trainer.zero or trainer.adam, facts, trainer.accelerator)
 
 
 def take_up_state(trainer: Trainer) -> None:
     "Go on from `state/`. All processes call it."
-    optimizer, schedule = trainer.optimizer.optimizer, trainer.schedule
+    optimizer, schedule = trainer.zero or trainer.adam, trainer.schedule
     found = load_state(
         trainer.output / "state",
         trainer.accelerator.unwrap_model(trainer.model),

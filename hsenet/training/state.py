@@ -33,6 +33,12 @@ from hsenet.files import (
 )
 from ..inventory import check_inventory, write_inventory
 from ..messages import counted
+from hsenet.training.deepspeed import (
+    ZeroEngine,
+    held_whole,
+    take_up_moments,
+    whole_moments,
+)
 from .folder import TrainingError
 
 # %% ../../nbs/training/02_state.ipynb #c790cee5
@@ -58,7 +64,8 @@ def gathered(
     whole = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, DTensor): tensor = tensor.full_tensor()
-        if keep: whole[name] = tensor.detach().cpu().contiguous()
+        with held_whole(tensor):
+            if keep: whole[name] = tensor.detach().cpu().contiguous()
     return whole
 
 
@@ -80,7 +87,7 @@ def fill(model: nn.Module, whole: dict[str, Tensor]) -> None:
     if other:
         raise ValueError(f"weights of another model: {', '.join(other[:3])}")
     for name, tensor in tensors.items():
-        tensor.copy_(like(whole[name], tensor))
+        with held_whole(tensor, change=True): tensor.copy_(like(whole[name], tensor))
 
 # %% ../../nbs/training/02_state.ipynb #7c366bd1
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
@@ -132,7 +139,7 @@ def set_random_states(states: dict[str, list]) -> None:
 def save_state(
     folder: Path,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ZeroEngine,
     progress: dict,  # step and whatever else there is, as JSON
     accelerator: Accelerator,
 ) -> None:
@@ -144,7 +151,8 @@ def save_state(
         new.mkdir(parents=True)
     accelerator.wait_for_everyone()
     weights = gathered(module_tensors(model), is_main)
-    remembered = gathered(optimizer_tensors(optimizer), is_main)
+    if isinstance(optimizer, ZeroEngine): remembered = whole_moments(optimizer, is_main)
+    else: remembered = gathered(optimizer_tensors(optimizer), is_main)
     if is_main:
         _write_tensors(new / "model.safetensors", weights)
         _write_tensors(new / "optimizer.safetensors", remembered)
@@ -168,7 +176,7 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 def load_state(
     folder: Path,
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: Optimizer | ZeroEngine,
     schedule: LRScheduler,
     accelerator: Accelerator,
     seed: int = 42,  # for the random states, where the number of processes is another
@@ -178,7 +186,9 @@ def load_state(
     try:
         progress = read_json(folder / "progress.json")
         fill(model, load_file(folder / "model.safetensors"))
-        fill_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+        remembered = load_file(folder / "optimizer.safetensors")
+        if isinstance(optimizer, ZeroEngine): take_up_moments(optimizer, remembered)
+        else: fill_optimizer(optimizer, remembered)
         schedule.load_state_dict(progress["schedule"])
         for group, lr in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
             group["lr"] = lr

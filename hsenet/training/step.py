@@ -89,11 +89,17 @@ def _backward_whole(
     cases = batch.get("case", [])
     batch = to_device(batch, accelerator.device)
     with nullcontext() if is_last else accelerator.no_sync(trainer.model):
-        with accelerator.autocast():
+        with trainer.autocast():
             loss, scalars = trainer.task.loss(trainer.model, batch, step)
         trainer.finite.add(loss.detach(), cases, step)
-        accelerator.backward(loss * share)
+        _pass_back(trainer, loss * share, is_last)
     return loss.detach(), scalars
+
+
+def _pass_back(trainer: Trainer, loss: Tensor, is_last: bool) -> None:
+    "The backward of a loss through the model."
+    if trainer.zero is None: trainer.accelerator.backward(loss)
+    else: trainer.zero.backward(loss, is_last)
 
 # %% ../../nbs/training/04_step.ipynb #aadcce1d
 def generator_states(device: torch.device) -> list[Tensor]:
@@ -117,7 +123,7 @@ def _features(trainer: Trainer, parts: list[dict]) -> tuple[dict, dict, list[lis
     for part in parts:
         part = to_device(part, device)
         states.append(generator_states(device))
-        with trainer.accelerator.autocast():
+        with trainer.autocast():
             outputs.append(task.outputs(trainer.model, part))
             constants.append(task.constants(part, trainer.progress.step))
     return _joined(outputs), _joined(constants), states
@@ -141,37 +147,40 @@ def cached_backward(
     accelerator = trainer.accelerator
     outputs, constants, states = _features(trainer, parts)
     leaves = {name: rows.detach().requires_grad_() for name, rows in outputs.items()}
-    with accelerator.autocast():
+    with trainer.autocast():
         loss, scalars = trainer.task.loss_from(leaves | constants, trainer.progress.step)
     cases = [case for part in parts for case in part["case"]]
     trainer.finite.add(loss.detach(), cases, trainer.progress.step)
-    accelerator.backward(loss * share)
+    (loss * share).backward()  # as far as the features
     gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     first = 0
     for number, part in enumerate(parts):
         is_end = number == len(parts) - 1
         rows = slice(first, first + len(part["case"]))
         put_generators(accelerator.device, states[number])
-        with nullcontext() if is_last and is_end else accelerator.no_sync(trainer.model):
-            _backward_part(trainer, part, gradients, rows, is_end)
+        ends = is_last and is_end
+        with nullcontext() if ends else accelerator.no_sync(trainer.model):
+            total = _weighted_outputs(trainer, part, gradients, rows, is_end)
+            _pass_back(trainer, total, ends)
         first = rows.stop
     return loss.detach(), scalars
 
 
-def _backward_part(
+def _weighted_outputs(
     trainer: Trainer,
     part: dict,
     gradients: dict[str, Tensor],  # of the loss by the outputs of all cases
     rows: slice,  # those of the part
     is_end: bool,  # numbers of the model count once: with the last part
-) -> None:
-    with trainer.accelerator.autocast():
+) -> Tensor:
+    "Σ features · ∂L/∂features of a part."
+    with trainer.autocast():
         outputs = trainer.task.outputs(trainer.model, to_device(part, trainer.accelerator.device))
     total = 0.0
     for name, gradient in gradients.items():
         if gradient.ndim: total = total + (outputs[name] * gradient[rows]).sum()
         elif is_end: total = total + outputs[name] * gradient
-    trainer.accelerator.backward(total)
+    return total
 
 # %% ../../nbs/training/04_step.ipynb #3ed83097
 def optimizer_step(trainer: Trainer, group: list[dict]) -> dict[str, Tensor]:
@@ -193,7 +202,8 @@ def optimizer_step(trainer: Trainer, group: list[dict]) -> dict[str, Tensor]:
 
 
 def _clip_gradient(trainer: Trainer) -> Tensor:
-    "Shorten the gradient to `clip_norm`; gives its length before."
+    "Shorten the gradient to `clip_norm`; gives its length before. DeepSpeed steps as well."
+    if trainer.zero is not None: return trainer.zero.step()
     parameters = [p for p in trainer.model.parameters() if p.requires_grad]
     norm = trainer.accelerator.clip_grad_norm_(parameters, trainer.config.clip_norm)
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # FSDP holds parts

@@ -8,6 +8,7 @@ __all__ = ['Task', 'Progress', 'text_lengths', 'Trainer', 'make_loader', 'draw_a
 # %% ../../nbs/training/03_trainer.ipynb #7599c4b0
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import StageConfig
 from ..models.precision import has_bf16, stay_in_bf16
+from hsenet.training.deepspeed import (
+    ZeroEngine,
+    numbers_can_be_sent,
+    wants_deepspeed,
+    work_in_bf16,
+    zero_stage,
+)
 from .folder import History, TrainingError
 from .batches import EpochBatches, EpochItems, RunBatches, with_tuples
 from hsenet.training.parts import (
     FiniteCheck,
+    check_shareable,
     ignore_interrupt,
     lr_factor,
     make_accelerator,
     parameter_groups,
+    pick_precision,
     prepare_blocks,
 )
 
@@ -158,18 +168,39 @@ class Trainer:
         self.batches = EpochBatches(len(train), config.batch_size, seed, rank, world, lengths)
         self.micro = max(1, round(config.epochs * self.batches.per_epoch))  # batches of the run
         self.total = math.ceil(self.micro / config.accumulate)  # optimizer steps of the run
-        groups = parameter_groups(task.model, config.weight_decay, config.lr, task.lr_scale)
-        in_bf16 = self.accelerator.mixed_precision == "bf16" and config.precision != "mixed"
-        if in_bf16: stay_in_bf16(task.model)
-        prepare_blocks(task.model, config.compile, config.checkpoint_blocks)
-        on_gpu = self.accelerator.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, fused=on_gpu)  # one kernel for all parameters
-        self.model, self.optimizer = self.accelerator.prepare(task.model, optimizer)
-        if in_bf16 and has_bf16(self.accelerator.device): task.use_half()
-        self.schedule = LambdaLR(self.optimizer.optimizer, self._lr_factor)
+        self._prepare()
         self.progress = Progress()
         self.history = History(output, self.accelerator)
-        self.finite = FiniteCheck(at_once=not on_gpu)
+        self.finite = FiniteCheck(at_once=self.accelerator.device.type != "cuda")
+
+    def _prepare(self) -> None:
+        "Model, optimizer and schedule, as this process holds them."
+        task, config, device = self.task, self.config, self.accelerator.device
+        groups = parameter_groups(task.model, config.weight_decay, config.lr, task.lr_scale)
+        parameters = []
+        for group in groups: parameters += group["params"]
+        self.half = pick_precision(config.precision) == "bf16"
+        in_bf16 = self.half and config.precision != "mixed"
+        if in_bf16: stay_in_bf16(task.model)
+        prepare_blocks(task.model, config.compile, config.checkpoint_blocks)
+        on_gpu = device.type == "cuda"
+        self.adam = torch.optim.AdamW(groups, fused=on_gpu)  # one kernel for all parameters
+        if in_bf16 and has_bf16(device):
+            task.model.to(device)
+            task.use_half()  # copies of what is frozen: before it is shared out
+        shares_weights = self.accelerator.is_fsdp2 or zero_stage(self.accelerator) == 3
+        if shares_weights: check_shareable(task.model)
+        by_deepspeed = wants_deepspeed()
+        if by_deepspeed and self.half: work_in_bf16(task.model, device)
+        with numbers_can_be_sent() if by_deepspeed else nullcontext():
+            self.model, self.optimizer = self.accelerator.prepare(task.model, self.adam)
+        self.zero = ZeroEngine(self.model, self.adam, parameters) if by_deepspeed else None
+        self.schedule = LambdaLR(self.adam, self._lr_factor)
+
+    def autocast(self) -> AbstractContextManager:
+        "The precision in which losses are computed, and everything else outside of the model."
+        if self.zero is None: return self.accelerator.autocast()
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
 
     def _lr_factor(self, step: int) -> float:
         return lr_factor(step, self.total, self.config.warmup)

@@ -114,5 +114,4 @@ ROWS = [  # generation first: LoRA stays in the model once it is there
     ("VLM step, ours, batch 8 of 600 tokens", lambda bench: vlm_step(bench, 8)),
     ("VLM step, patch tokens given, batch 8 of 600 tokens", lambda bench: vlm_step(bench, 8, given=True)),
     ("VLM step, ours, batch 2 of 600 tokens", lambda bench: vlm_step(bench, 2)),
-    ("VLM step, ours, compiled, batch 8 of 600 tokens", lambda bench: vlm_step(bench, 8, compile=True)),
 ]

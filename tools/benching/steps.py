@@ -110,9 +110,6 @@ ROWS = [
     ("stage 1, cached gradients, batch 512", lambda bench: cached(bench, 512, 16)),
     *several("stage 2 with the teacher, ours", (32,), stage=2),
     *several("stage 1, ours, compiled", (64,), compile=True),
-    ("stage 1, cached gradients, compiled, batch 512", lambda bench: cached(bench, 512, 16, compile=True)),
-    *several("stage 1, ours, mixed precision", (64,), precision="mixed"),  # PyTorch's autocast: the residual stream in float32
-    *several("stage 1, ours, compiled, checkpointed", (128,), compile=True, checkpoint_blocks=True),
     *several("stage 1, ours, checkpointed", (128,), checkpoint_blocks=True),
     *several("stage 1, MONAI's blocks, explicit attention", (3,), explicit=True),
     *several("stage 1, ours", (3,)),

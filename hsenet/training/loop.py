@@ -284,6 +284,7 @@ def _progress_bar(trainer: Trainer) -> tqdm:
         initial=trainer.progress.step,
         desc=trainer.output.name,
         mininterval=2,
+        bar_format="{desc} {percentage:.0f}% {n_fmt}/{total_fmt}, {remaining} left{postfix}",
         disable=not show_bar(trainer.accelerator.is_main_process),
     )
 

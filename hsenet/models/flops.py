@@ -64,7 +64,7 @@ def vlm_flops(
             total += forward_flops(encoder, **reads)
         patches = blank(1, encoder.config.num_patches, encoder.config.hidden_size)
         total += 3 * forward_flops(model.projectors[name], tokens=patches)
-    words = max(1, tokens - model.num_visual_tokens)
+    words = max(1, tokens - model.num_visual_tokens - 1)  # after the last one nothing is learnt
     return total + (2 if model.config.lora else 3) * _language_flops(model, tokens, words)
 
 

@@ -34,7 +34,7 @@ $(READY): settings.ini setup.py
 
 install: $(READY)  ## .venv with everything in it
 
-quickstart: $(READY)  ## the whole road once, on phantoms: outputs/quickstart (about a quarter of an hour on 2 cores)
+quickstart: $(READY)  ## the whole road once, on phantoms: outputs/quickstart (8 to 15 minutes on 2 cores)
 	@$(BIN)/python tools/quickstart.py --preset $(PRESET) --seed $(SEED) --output $(OUTPUT) --data $(DATA)
 
 controls: $(READY)  ## after quickstart: the same with a random encoder, and with no image

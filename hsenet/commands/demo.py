@@ -25,8 +25,8 @@ def chosen_model(model: Path | None) -> Path:
 
     if model is not None: return model
     if (QUICKSTART / "config.yaml").is_file(): return QUICKSTART
-    raise DemoFault(f"no model in {QUICKSTART}; `make quickstart` trains one there in about a "
-                    "quarter of an hour, or name another with --model")
+    raise DemoFault(f"no model in {QUICKSTART}; `make quickstart` trains one there in 8 to "
+                    "15 minutes, or name another with --model")
 
 
 def chosen_index(index: Path | None, name: str, seed: int) -> Path | None:

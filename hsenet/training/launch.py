@@ -218,8 +218,9 @@ def launch(
     named = f"{function.__module__}:{function.__qualname__}"
     with show_file(call.with_suffix(".said")):
         status = run_group(_torchrun(call, processes, named), log, _environment(processes))
-    for fault in sorted(folder.glob("*.fault*")):
-        message = f"{function.__name__} failed in {processes} processes: {fault.read_text()}"
+    faults = sorted(folder.glob("*.fault*"))
+    if faults:
+        message = f"{function.__name__} failed in {processes} processes: {faults[0].read_text()}"
         shutil.rmtree(folder)
         raise LaunchError(message)
     if status:

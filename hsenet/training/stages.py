@@ -296,8 +296,9 @@ def shared_tokens(
 ) -> dict[str, dict[str, tuple[Tensor, ...]]]:
     "Split → case → patch tokens, of the splits that training reads."
     tokens = {}
+    towers = towers_id(vlm)
     for split in ("train", "tune"):
-        key = (towers_id(vlm), facts["data"], facts["control"], split)
+        key = (towers, facts["data"], facts["control"], split)
         if key not in known: known[key] = encode_split(vlm, cache, split)
         tokens[split] = known[key]
     return tokens

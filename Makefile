@@ -40,7 +40,7 @@ quickstart: $(READY)  ## the whole road once, on phantoms: outputs/quickstart (8
 controls: $(READY)  ## after quickstart: the same with a random encoder, and with no image
 	@$(BIN)/python tools/run.py nbs/runs/controls.ipynb $(OUTPUT)/controls.ipynb -p preset $(PRESET) -p seed $(SEED) -p output $(OUTPUT) -p data $(DATA)
 
-test: $(READY)  ## all that guards the project; ONLY=models/00_vit for a part of it
+test: $(READY)  ## all that guards the project; ONLY=models/02_vit for a part of it
 	@$(BIN)/python tools/test.py $(ONLY)
 
 test-slow: $(READY)  ## the notebooks with cells marked slow, those cells included: hours; ONLY=cache/05_kills for one of them

@@ -1,4 +1,4 @@
-"""The house: which room may look into which, and whether its lines can be read once.
+"""The house: which room may look into which, whether its lines can be read once, and in which order its notebooks are read.
 
     python tools/house.py      the rooms floor by floor, and what breaks a rule
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from run import ROOT
 
 PACKAGE = ROOT / "hsenet"
+NBS = ROOT / "nbs"
 FLOORS = [  # a floor may import what is below it, and its own rooms
     ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "viewer", "live", "places", "processes"),
     ("ct",),
@@ -157,6 +158,36 @@ def broken_lines(package: Path = PACKAGE) -> list[str]:
     return out
 
 
+def module_of(notebook: str) -> str:
+    "The module that a notebook makes, if it makes one: `ct/09_dicom` → `ct.dicom`."
+    return re.sub(r"(^|/)\d+_", r"\1", notebook).replace("/", ".")
+
+
+def broken_numbers(notebooks: list[str], arrows: dict[str, set[str]]) -> list[str]:
+    "Numbers that two notebooks of a folder (`ct/09_dicom`) share, and notebooks that stand before one whose module they import."
+    out = []
+    numbered = {}
+    for notebook in sorted(notebooks):
+        number = re.match(r"(?:.*/)?\d+_", notebook)
+        if number: numbered.setdefault(number[0], []).append(notebook)
+    for same in numbered.values():
+        if len(same) > 1: out.append(f"{' and '.join(same)} share a number")
+    places = {module_of(notebook): notebook for notebook in notebooks}
+    for name, targets in arrows.items():
+        if name not in places: continue
+        here = Path(places[name])
+        for target in sorted(targets & set(places)):
+            there = Path(places[target])
+            if there.parent == here.parent and there.name > here.name:
+                out.append(f"{here} imports what {there} makes, and stands before it")
+    return out
+
+
+def notebooks(nbs: Path = NBS) -> list[str]:
+    "The notebooks below a folder, as `ct/09_dicom`."
+    return [path.relative_to(nbs).with_suffix("").as_posix() for path in nbs.rglob("*.ipynb")]
+
+
 def main() -> int:
     arrows = graph()
     for rooms in FLOORS:
@@ -164,7 +195,7 @@ def main() -> int:
             if name.split(".")[0] in rooms:
                 print(f"{name:25s} ← {', '.join(sorted(arrows[name]))}")
         print()
-    wrong = broken_floors(arrows) + broken_lines()
+    wrong = broken_floors(arrows) + broken_lines() + broken_numbers(notebooks(), arrows)
     print("\n".join(wrong))
     return bool(wrong)
 

@@ -286,6 +286,36 @@ def test_house_sees_what_breaks_its_rules():
     assert circle[0].startswith("a circle: "), circle
 
 
+def test_notebooks_are_numbered_in_reading_order():
+    from house import broken_numbers, graph, notebooks
+    wrong = broken_numbers(notebooks(), graph())
+    assert not wrong, "\n".join(wrong)
+
+
+def test_house_sees_numbers_that_mislead():
+    from house import broken_numbers
+    arrows = {"ct.read": {"ct.volume", "files"}, "ct.volume": set(), "files": set()}
+    good = ["00_files", "ct/00_volume", "ct/01_read", "use/00_ct", "tutorials/start", "tutorials/end"]
+    assert broken_numbers(good, arrows) == [], "each folder counts for itself, and some don't count"
+    twice = broken_numbers(["ct/01_volume", "ct/01_voxels", "ct/02_read"], arrows)
+    assert twice == ["ct/01_volume and ct/01_voxels share a number"], twice
+    on_the_ground = broken_numbers(["00_disk", "00_files"], arrows)
+    assert on_the_ground == ["00_disk and 00_files share a number"], on_the_ground
+    early = broken_numbers(["ct/00_read", "ct/01_volume"], arrows)
+    assert early == ["ct/00_read imports what ct/01_volume makes, and stands before it"], early
+
+
+def test_notebooks_named_by_make_and_contributing_exist():
+    from house import notebooks
+    known = notebooks()
+    named = []
+    for page in ("Makefile", "CONTRIBUTING.md"):
+        named += re.findall(r"\b(?:ONLY|NB)=([a-z_]+/\w+)", (ROOT / page).read_text(encoding="utf-8"))
+    assert len(named) >= 4, named
+    lost = [name for name in named if not any(notebook.startswith(name) for notebook in known)]
+    assert not lost, f"no notebook begins with {', '.join(lost)}"
+
+
 def test_house_sees_long_and_wide():
     from house import hard_lines
     names = "'" + "a" * 120 + "'"

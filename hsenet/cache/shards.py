@@ -31,6 +31,7 @@ from hsenet.files import (
     write_json,
     write_lines,
 )
+from ..messages import first_line
 
 # %% ../../nbs/cache/07_shards.ipynb #6580e9db
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -283,7 +284,7 @@ class Shards:
             return np.load(io.BytesIO(data[header:]), allow_pickle=False)
         except (ValueError, EOFError, OSError) as e:
             raise ShardError(
-                f"case {case}: {name} in {self.base}/{shard} is damaged ({e}); "
+                f"case {case}: {name} in {self.base}/{shard} is damaged ({first_line(e)}); "
                 "copy the shard again") from e
 
     def _fetch(self, shard: str, start: int, end: int, case: str) -> bytes:
@@ -293,7 +294,7 @@ class Shards:
             return system.cat_file(f"{root}/{shard}", start=start, end=end)
         except OSError as e:
             raise ShardError(
-                f"case {case}: {self.base}/{shard} can't be read ({type(e).__name__}: {e}); "
+                f"case {case}: {self.base}/{shard} can't be read ({first_line(e, kind=True)}); "
                 "is the place right, and does it hold all shards?") from e
 
 # %% ../../nbs/cache/07_shards.ipynb #47312c1d

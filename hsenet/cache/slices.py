@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..config import SliceConfig
 from ..files import FileError, PlainError, read_json, show_bar, whole_file, write_json
+from ..messages import first_line
 
 # %% ../../nbs/cache/00_slices.ipynb #88f15576
 class SliceEncoder(nn.Module):
@@ -125,7 +126,7 @@ def openclip_folder(
         return Path(snapshot_download(name.removeprefix("hf-hub:"), allow_patterns=OPENCLIP_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         raise SliceEncoderError(
-            f"slices.encoder {name!r}: not downloaded ({type(e).__name__}: {e}); "
+            f"slices.encoder {name!r}: not downloaded ({first_line(e, kind=True)}); "
             "download it where there is a network and give the folder's path instead") from e
 
 
@@ -248,10 +249,9 @@ class OpenCLIPSliceEncoder(SliceEncoder):
             tower, vision = _vision_tower(settings["model_cfg"], folder)
             tower.load_state_dict(visual_weights(folder))
         except UNREADABLE as e:
-            reason = (str(e).splitlines() or [""])[0][:150]
             raise SliceEncoderError(
                 f"{folder}: expected an open_clip model with a timm vision tower, found something "
-                f"else ({type(e).__name__}: {reason}); copy the folder again") from e
+                f"else ({first_line(e, kind=True)}); copy the folder again") from e
         self.trunk = tower.trunk.eval().requires_grad_(False)
         self.dim = self.trunk.num_features
         self.image_size = vision.image_size
@@ -304,7 +304,7 @@ def load_slice_encoder(
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, SafetensorError) as e:
         raise SliceEncoderError(
             f"{folder}: expected a small 2D encoder in slice_encoder.json and model.safetensors "
-            f"({type(e).__name__}: {str(e).splitlines()[0]}); copy the folder again, or delete it "
+            f"({first_line(e, kind=True)}); copy the folder again, or delete it "
             "and run preprocessing again") from e
     return encoder.eval().requires_grad_(False)
 

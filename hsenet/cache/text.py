@@ -21,6 +21,7 @@ from tokenizers import (
 
 from .manifest import DatasetError
 from ..files import FileError, read_json
+from ..messages import first_line
 
 if TYPE_CHECKING:  # imported when one is made: who asks a model waits for imports
     from transformers import PreTrainedTokenizerFast
@@ -321,9 +322,9 @@ def load_tokenizer(
     except DatasetError:
         raise
     except Exception as e:  # of any library's own kind
-        reason = str(e).strip().partition("\n")[0][:200]
-        own_code = "trust_remote_code" in reason
-        advice = "it wants code of its own run, which hsenet never does" if own_code else reason
+        own_code = "trust_remote_code" in str(e)
+        refusal = "it wants code of its own run, which hsenet never does"
+        reason = refusal if own_code else first_line(e, kind=True)
         raise DatasetError(
-            f"no tokenizer at {name} ({type(e).__name__}: {advice}); "
+            f"no tokenizer at {name} ({reason}); "
             "give a folder that holds one, whole, or a hub id that can be reached") from e

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .manifest import PreprocessError
-from ..messages import counted, shown
+from ..messages import counted, first_line, shown
 from ..processes import worker_pool
 
 # %% ../../nbs/cache/02_workers.ipynb #33cdae39
@@ -125,7 +125,7 @@ def check_workers(
         answers = client.run(_sees, str(cache))
     except ImportError as e:
         raise PreprocessError(
-            f"a worker of the cluster can't import hsenet ({e}); "
+            f"a worker of the cluster can't import hsenet ({first_line(e)}); "
             "install the same version there") from e
     blind = [worker for worker, sees in answers.items() if not sees]
     if blind:

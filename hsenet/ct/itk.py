@@ -22,6 +22,7 @@ from .grid import to_patient_grid
 from .nifti import choose_rescale, pick_volume
 from .volume import (CT, Given, VolumeError, check_geometry, check_hu, check_memory,
                               patient_turn, replace_padding, to_hu)
+from ..messages import last_line
 
 if TYPE_CHECKING:
     import SimpleITK
@@ -55,8 +56,7 @@ def _quiet(sitk: ModuleType, path: str | Path, name: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as e:
-        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-        raise VolumeError(f"{path}: SimpleITK can't read it as {name} ({lines[-1]})") from e
+        raise VolumeError(f"{path}: SimpleITK can't read it as {name} ({last_line(e)})") from e
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 

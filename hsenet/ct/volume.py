@@ -22,7 +22,7 @@ import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from ..files import PlainError
-from ..messages import counted
+from ..messages import counted, first_line
 
 # %% ../../nbs/ct/00_volume.ipynb #f38a6bb5
 class VolumeError(PlainError):
@@ -41,7 +41,7 @@ def named_errors(path: str | Path) -> Iterator[None]:
     except (VolumeError, OSError, MemoryError):
         raise
     except Exception as e:
-        raise VolumeError(f"{path}: can't be read as a CT ({type(e).__name__}: {e}); if another "
+        raise VolumeError(f"{path}: can't be read as a CT ({first_line(e, kind=True)}); if another "
                           "program reads it, convert it to NIfTI there, and please report it") from e
 
 # %% ../../nbs/ct/00_volume.ipynb #610261b1

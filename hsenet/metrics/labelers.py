@@ -21,6 +21,7 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from ..files import PlainError, show_bar
+from ..messages import first_line
 from .words import other_script
 
 logger = logging.getLogger(__name__)
@@ -320,10 +321,9 @@ def _load_classifier(folder: str | Path) -> tuple[Any, PreTrainedModel]:
     except LabelerError:
         raise
     except Exception as e:  # of any library's own kind
-        reason = str(e).strip().partition("\n")[0][:200]
         raise LabelerError(
             f"{folder}: expected a classifier (config.json, model.safetensors, a tokenizer) that "
-            f"transformers knows, found something else ({type(e).__name__}: {reason}); "
+            f"transformers knows, found something else ({first_line(e, kind=True)}); "
             "copy it again") from e
     return tokenizer, model.eval()
 

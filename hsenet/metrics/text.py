@@ -22,7 +22,7 @@ import numpy as np
 from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
 from ..files import PlainError
-from ..messages import counted
+from ..messages import counted, first_line
 from .score import PROTOCOLS, Score, mean_score, protocol_name
 from .words import (
     WORDNET_FOLDERS, bleu_counts, bleu_of_counts, cider_d, find_wordnet, meteor, ngram_precisions,
@@ -126,8 +126,8 @@ def _package(
     try:
         return import_module(name)
     except ImportError as e:
-        raise NotComputed(f"the package {name} can't be imported ({e}); `pip install {pip}` "
-                          "brings it") from e
+        raise NotComputed(f"the package {name} can't be imported ({first_line(e)}); "
+                          f"`pip install {pip}` brings it") from e
 
 # %% ../../nbs/metrics/05_text.ipynb #af05a508
 def bertscore(
@@ -204,8 +204,7 @@ def learned_score(
     except NotComputed:
         raise
     except Exception as e:  # weights, memory, versions
-        reason = str(e).splitlines()[0] if str(e) else "no message"
-        raise NotComputed(f"{name} failed with {type(e).__name__}: {reason}") from e
+        raise NotComputed(f"{name} failed with {first_line(e, kind=True)}") from e
     return mean_score(scores)
 
 # %% ../../nbs/metrics/05_text.ipynb #4d17f472

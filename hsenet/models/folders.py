@@ -19,7 +19,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import logging as library
 
 from ..files import FileError, read_json
-from ..messages import counted
+from ..messages import counted, first_line
 from .weights import CheckpointError, fetch
 
 # %% ../../nbs/models/01_folders.ipynb #d1c5ddea
@@ -158,8 +158,7 @@ def one_sentence(place: str | Path, what: str) -> Iterator[None]:
     except (CheckpointError, FileError, FileNotFoundError):
         raise
     except Exception as error:  # of any library's own kind
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
+        reason = first_line(error, kind=True)
         raise CheckpointError(f"{place}: {what} ({reason}); copy the folder again") from error
 
 # %% ../../nbs/models/01_folders.ipynb #810d7333

@@ -26,7 +26,7 @@ from transformers import (
 
 from ..config import LanguageConfig
 from ..files import FileError, checksum, read_json
-from ..messages import counted
+from ..messages import counted, first_line
 from .folders import check_base, no_bars
 from .weights import CheckpointError, fetch, weight_files
 
@@ -87,10 +87,10 @@ def check_generation(
     except OSError:
         return # there is none
     except Exception as error: # of any library's own kind
-        reason = str(error).strip().partition("\n")[0][:200]
         raise CheckpointError(
             f"language model {name!r}: the settings in its generation_config.json are refused "
-            f"({reason}); mend them, or remove the file: hsenet generates greedily without it"
+            f"({first_line(error)}); mend them, or remove the file: "
+            "hsenet generates greedily without it"
         ) from error
 
 # %% ../../nbs/models/06_language.ipynb #93827faa
@@ -113,7 +113,7 @@ def load_language_model(
     except OSError as error:
         raise FileNotFoundError(
             f"language model {name!r}: neither a folder with a model nor one that the hub gives "
-            f"({error}); set language.pretrained"
+            f"({first_line(error)}); set language.pretrained"
         ) from error
     except Exception as error:  # of any library's own kind
         raise _unreadable(name, error) from error
@@ -134,10 +134,9 @@ def _unreadable(name: str, error: Exception) -> CheckpointError:
             f"language model {name!r} comes with code of its own, which hsenet never runs; "
             "choose one that transformers knows"
         )
-    reason = str(error).strip().partition("\n")[0][:200]
     return CheckpointError(
         f"language model {name!r}: its files can't be read as a model "
-        f"({type(error).__name__}: {reason}); copy them again"
+        f"({first_line(error, kind=True)}); copy them again"
     )
 
 # %% ../../nbs/models/06_language.ipynb #27bbef66

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import BertConfig, Phi3Config, PreTrainedModel, initialization as init
 from transformers.configuration_utils import PretrainedConfig
 
-from ..messages import counted
+from ..messages import counted, first_line
 from .branches import branch_configs
 from .clip import VolumeCLIP, VolumeCLIPConfig
 from .folders import LAYERS
@@ -339,7 +339,7 @@ def _check_sizes(kind: str, weights: dict[str, Tensor], config: dict):
             model = _build(kind, weights, config)
     except RuntimeError as error:  # torch's, of a size that no tensor can have
         raise CheckpointError(
-            f"these sizes make no model of kind {kind!r} ({error}); check the sizes given"
+            f"these sizes make no model of kind {kind!r} ({first_line(error)}); check the sizes given"
         ) from error
     model.tie_weights()
     if kind == "vlm": _untie(weights, model.config.language_config)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..files import FileError, PlainError, read_json, show_bar
-from ..messages import counted
+from ..messages import counted, first_line
 
 logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
@@ -71,10 +71,8 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise _refusal(file, error) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
-        lines = str(error).splitlines()
-        reason = lines[0][:100] if lines else type(error).__name__
         raise CheckpointError(
-            f"{file}: can't be read as weights ({reason}); download it again"
+            f"{file}: can't be read as weights ({first_line(error)}); download it again"
         ) from error
     return _tensors(content, file)
 
@@ -245,8 +243,8 @@ def _download(repo: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(repo, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0][:150]
         raise FileNotFoundError(
-            f"{repo}: no such path on this machine, and the hub doesn't give it ({reason}); "
+            f"{repo}: no such path on this machine, and the hub doesn't give it "
+            f"({first_line(error)}); "
             "download it where there is a network, and give the folder"
         ) from error

@@ -15,7 +15,8 @@ from typing import Self
 from fastcore.basics import patch
 
 from ..config import Config, load_config
-from ..files import PlainError, printable, read_json, replace_folder, say_no_room
+from ..files import PlainError, read_json, replace_folder, say_no_room
+from ..messages import first_line
 from ..places import hold_place
 
 # %% ../../nbs/use/00_bundle.ipynb #71a16017
@@ -182,9 +183,9 @@ def fetch_bundle(
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        reason = printable(str(e).partition("\n")[0], most=150)
         raise BundleError(
-            f"{name}: no such folder on this machine, and the hub doesn't give it ({reason}); "
+            f"{name}: no such folder on this machine, and the hub doesn't give it "
+            f"({first_line(e)}); "
             "download it where there is a network, and give the folder; the quickstart writes a "
             "bundle to outputs/quickstart/model"
         ) from e

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hsenet.cache.datasets import (
     CLIPCollator,
@@ -29,11 +28,12 @@ from hsenet.cache.datasets import (
 from ..cache.manifest import DatasetError, read_manifest, read_questions
 from ..cache.text import load_tokenizer, train_tokenizer, wordings
 from ..config import Config, StageConfig
-from ..files import checksum, show_bar
+from ..files import checksum
 from ..models.branches import find_branch
 from ..models.checkpoints import load_clip
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
 from ..models.vlm import HSENetVLM, build_vlm, check_same_branches
+from ..progress import progress_bar
 from .facts import module_id, run_facts, sources
 from .folder import TrainingError, finished, model_folder, open_run, weights_id
 from .loop import fit
@@ -213,9 +213,8 @@ def encode_split(
     data = CLIPDataset(cache, split)
     starts = range(0, len(data), batch_size)
     tokens = {}
-    hidden = not show_bar(progress)
     vlm.eval()
-    for start in tqdm(starts, desc=f"encode {split}", mininterval=2, disable=hidden):
+    for start in progress_bar(starts, f"encode {split}", progress, mininterval=2):
         chunk = data.records[start : start + batch_size]
         for case, case_tokens in encode_records(vlm, data, chunk, batch_size).items():
             tokens[case] = tuple([tensor.half().cpu() for tensor in case_tokens])

@@ -25,12 +25,11 @@ from ..cache.text import load_tokenizer
 from ..config import Config, preset as named_preset
 from ..corpora.layouts import ABOUT
 from .embeddings import (
-    TokenFiles, embed_held_out, embed_volumes, embedding_stores)
+    WAYS_OF_ASKING, TokenFiles, embed_held_out, embed_volumes, embedding_stores, zero_shot)
 from .predictions import EvaluationError, once_and_again, predictions_for
 from .questions import question_requests
 from .reports import finding_names, named_labeler, report_requests
 from .respondent import Respondent, load_model
-from .retrieval import WAYS_OF_ASKING, varied_labels, zero_shot
 from ..files import make_folder, read_arrays, read_json, write_arrays, write_lines
 from ..messages import counted
 from ..metrics.clinical import finding_scores, place_scores, placed_differently, presence
@@ -40,6 +39,7 @@ from ..metrics.retrieval import both_ways, expected_hits
 from ..metrics.score import Score, auroc_scores, mean_of, mean_score
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
+from ..training.facts import varied_labels
 from ..training.folder import model_folder, versions
 from ..training.stages import towers_id, train_mrg, train_stage1, train_stage2, train_vqa
 

@@ -6,7 +6,7 @@
 __all__ = ['TASKS', 'CONSTANT', 'Kernel', 'BOTH', 'QUESTIONED', 'R10', 'ZERO', 'PROBE', 'MICRO', 'MACRO', 'PLACE', 'EXACT',
            'TWO_STAGES', 'SLICES', 'CONSISTENCY', 'TWO_ENCODERS', 'PACKER', 'KERNEL', 'LORA', 'IMAGES', 'CLAIMS',
            'EARLY', 'stage_rows', 'scaled_kernels', 'report_rows', 'question_rows', 'claims_table', 'Contrast', 'Claim',
-           'primary', 'beside', 'claim_rows', 'by_claims', 'primary_rows']
+           'primary', 'beside', 'claim_rows', 'by_claims', 'primary_rows', 'all_rows']
 
 # %% ../../nbs/evaluation/17_claims.ipynb #d7c05efd
 from collections.abc import Mapping, Sequence
@@ -336,12 +336,11 @@ def by_claims(
     seeds = list(dict.fromkeys([job.seed for job in jobs]))
     table = {job.name: job.row for job in jobs}
     ordered: dict[str, Job] = {}
-    for part in (seeds[:2], seeds[2:EARLY], seeds[:EARLY], seeds[EARLY:]):
-        primary_only = part != seeds[:EARLY] or len(seeds) < EARLY
+    first, later = seeds[:EARLY], seeds[EARLY:]
+    for part, rows_of in ((first, primary_rows), (first, all_rows), (later, primary_rows)):
         for title in titles:
-            claim = CLAIMS[title]
-            names = primary_rows(claim) if primary_only else claim.rows
-            wanted = part_of(table, [name for name in names if name in table])
+            names = [name for name in rows_of(CLAIMS[title]) if name in table]
+            wanted = part_of(table, names)
             for seed in part:
                 rows = [job for job in jobs if job.seed == seed and job.name in wanted]
                 ordered |= {job.place: job for job in rows if job.place not in ordered}
@@ -353,3 +352,8 @@ def primary_rows(claim: Claim) -> list[str]:
     "The rows that its verdict rests on."
     names = [row for contrast in claim.primary for row in (contrast.better, contrast.worse)]
     return list(dict.fromkeys(names))
+
+
+def all_rows(claim: Claim) -> list[str]:
+    "The rows that it compares."
+    return claim.rows

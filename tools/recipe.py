@@ -510,7 +510,7 @@ def fit_clip(
 ) -> dict:
     "A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out."
     from hsenet.cache.text import train_tokenizer
-    from hsenet.evaluation.retrieval import phantom_prompts, zero_shot
+    from hsenet.evaluation.embeddings import phantom_prompts, zero_shot
     from hsenet.metrics.retrieval import recall_at_k
     from hsenet.models.clip import build_clip
     from hsenet.phantoms.findings import FINDINGS

@@ -74,13 +74,13 @@ def for_each(cts: list[Path], answer: Callable[[Path], None]) -> None:
 # %% ../../nbs/commands/06_ask.ipynb #db7dd5bf
 def print_pieces(pieces: Iterator[str], title: str = "") -> None:
     "Print a text while it is written."
-    if title: say(f"{title}:")
     begun = False
     for piece in pieces:
         text = piece if begun else piece.lstrip()
-        if text:
-            say(text, nl=False)
-            begun = True
+        if not text: continue
+        if title and not begun: say(f"{title}:")  # a CT that can't be read has no title
+        say(text, nl=False)
+        begun = True
     typer.echo("\n" if title else "")
 
 

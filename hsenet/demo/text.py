@@ -82,16 +82,24 @@ def findings_html(
     for i, finding in enumerate(findings):
         percent = 100 * finding.probability
         pressed = "true" if finding.name == chosen else "false"
-        asked = as_html(f"“{finding.present}” against “{finding.absent}”")
+        asked = as_html(finding.asked)
         rows.append(
             f'<button type="button" data-finding="{i}" aria-pressed="{pressed}" title="{asked}">'
             f"<span>{shown_text(finding.name)}</span><b>{percent:.0f} %</b>"
             f'<i style="width:{percent:.1f}%"></i></button>'
         )
-    calibrated = sum(finding.calibrated for finding in findings)
-    note = (f"{calibrated} of {len(findings)} calibrated on tuning cases; the others are the "
-            "model's own numbers, no frequencies. Choose one to see what speaks for it.")
+    note = f"{_calibration_note(findings)} Choose one to see what speaks for it."
     return f'<div class="bars">{"".join(rows)}</div><p class="hint">{note}</p>'
+
+
+def _calibration_note(findings: "list[ScoredFinding]") -> str:
+    "Which of the percentages may be read as a frequency."
+    calibrated = sum(finding.calibrated for finding in findings)
+    if not calibrated: return "Not calibrated: the model's own numbers, no frequencies."
+    if calibrated == len(findings): return "Calibrated on tuning cases of the index."
+    first = "The first is" if calibrated == 1 else f"The first {calibrated} are"
+    return (f"{first} calibrated on tuning cases of the index; the others are the model's own "
+            "numbers, no frequencies.")
 
 # %% ../../nbs/demo/03_text.ipynb #3d27ee95
 def cases_html(cases: list[dict]) -> str:  # of `HSENet.similar`

@@ -18,8 +18,8 @@ import numpy as np
 from .claims import CLAIMS
 from .effects import claim_verdict
 from .grid import Row
-from .retrieval import varied_labels
 from ..files import read_arrays, read_lines
+from ..training.facts import varied_labels
 
 # %% ../../nbs/evaluation/19_claims_page.ipynb #07ff641a
 Record = Mapping[str, Any]  # of `claims_record`, as JSON holds it

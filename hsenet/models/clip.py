@@ -183,6 +183,8 @@ class VolumeCLIPConfig(PretrainedConfig):
         text_pooler: bool = False, # keep BERT's unused pooler, because a checkpoint has it
         loss: str = "softmax", # or `sigmoid`, which adds a bias to the similarities
         logit_bias: float = -10.0, # at the start
+        prompts: str = "plain", # how its reports tell of findings: a way of `evaluation.embeddings`
+        findings: list[str] | None = None, # that it was taught; None: not known
         **kwargs,
     ):
         vision = GuidedViT3DConfig if guided else ViT3DConfig
@@ -199,6 +201,8 @@ class VolumeCLIPConfig(PretrainedConfig):
             raise ValueError(f"loss: expected {' or '.join(LOSSES)}, found {loss!r}")
         self.loss = loss
         self.logit_bias = logit_bias
+        self.prompts = prompts
+        self.findings = findings
         super().__init__(**kwargs)
 
 

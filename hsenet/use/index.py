@@ -101,10 +101,13 @@ def _write_index(
     clip: "VolumeCLIP", tokenizer: Any, weights: str | Path, cache: str | Path, output: Path
 ) -> Path:
     "`build_index`, by the only one who does."
+    from hsenet.cache.manifest import cache_about
+
     origin = _origin(cache, output)  # before reading: what changes meanwhile makes it out of date
     records, volumes, reports = embed_cache(clip, tokenizer, cache)
     rows = [{fact: record[fact] for fact in FACTS} for record in records]
-    about = {"weights": weights_checksum(weights), "cases": len(rows)} | origin
+    prompts = cache_about(cache).prompts
+    about = {"weights": weights_checksum(weights), "cases": len(rows), "prompts": prompts} | origin
 
     def write(folder: Path) -> None:
         write_array(folder / "volumes.npy", volumes.astype(np.float32))
@@ -123,6 +126,7 @@ class CaseIndex:
     volumes: np.ndarray  # (N, P), rows of length 1
     reports: np.ndarray  # (N, P)
     weights: str  # checksum of those that made it
+    prompts: str | None = None  # how its reports tell of findings; None: of an older version
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -141,7 +145,7 @@ class CaseIndex:
             found = counted(len(places[0]), "volume"), counted(len(places[1]), "report")
             raise IndexFault(f"{folder}: {counted(len(cases), 'case')}, but "
                              f"{' and '.join(found)}; {advice}")
-        return cls(cases, *places, weights=about.get("weights", ""))
+        return cls(cases, *places, about.get("weights", ""), about.get("prompts"))
 
 # %% ../../nbs/use/04_index.ipynb #49deee67
 def open_index(

@@ -304,6 +304,7 @@ def place(self: HSENet, ct: Any, **header: Any) -> np.ndarray:
 @patch
 def index(self: HSENet, where: "str | Path | CaseIndex") -> "CaseIndex":
     "An index: itself, its folder, or a cache with one in `index/` or none. Raises `IndexFault`."
+    from hsenet.cache.manifest import cache_about
     from hsenet.use.index import CaseIndex, embed_cache, open_index
 
     if isinstance(where, CaseIndex): return where
@@ -313,7 +314,8 @@ def index(self: HSENet, where: "str | Path | CaseIndex") -> "CaseIndex":
         own = folder / "index" if (folder / "index" / "index.json").is_file() else folder
         if own == folder and (folder / "manifest.jsonl").is_file():
             records, *places = embed_cache(self.clip, self.clip_tokenizer, folder)
-            opened[folder] = CaseIndex(records, *places, weights="")
+            prompts = cache_about(folder).prompts
+            opened[folder] = CaseIndex(records, *places, weights="", prompts=prompts)
         else:
             opened[folder] = open_index(own, self.part("clip_stage2"))
     return opened[folder]
@@ -358,18 +360,21 @@ def findings(
     self: HSENet,
     ct: Any,
     index: "str | Path | CaseIndex | None" = None,  # its tuning cases calibrate
-    names: list[str] | None = None,  # None: those of the index, or the 18 of CT-RATE
+    names: list[str] | None = None,  # None: those that vary in the index, or that the CLIP knows
     **header: Any,
 ) -> "list[ScoredFinding]":
-    "How probable each finding is, with the sentences that asked; the most probable first."
+    """How probable each finding is, with the sentences that asked; calibrated ones first, then the
+    most probable."""
     from hsenet.use.findings import calibration, find_findings, labelled_findings, read_sentences
 
     cases = None if index is None else self.index(index)
     place = self.place(ct, **header)
     asked = self.__dict__.setdefault("_sentences", {})
     names = names or labelled_findings(cases)
-    key = tuple(names or ())
-    if key not in asked: asked[key] = read_sentences(self.clip, self.clip_tokenizer, names)
+    prompts = cases.prompts if cases else None
+    key = (tuple(names or ()), prompts)
+    if key not in asked:
+        asked[key] = read_sentences(self.clip, self.clip_tokenizer, names, prompts)
     return find_findings(self.clip, place, asked[key], calibration(cases, asked[key]))
 
 # %% ../nbs/13_inference.ipynb #123513c6

@@ -20,8 +20,9 @@ from ..cache.manifest import label_array, one_per_scan
 from .folder import alone_in_folder
 from .page import write_pages
 from .predictions import EvaluationError, save_metrics, write_case_rows
-from .retrieval import auroc_numbers, save_auroc_figure, varied_labels
+from .retrieval import auroc_numbers, save_auroc_figure
 from ..progress import progress_bar
+from ..training.facts import varied_labels
 
 # %% ../../nbs/evaluation/13_ceiling.ipynb #aae9b00b
 def _halving(channels: int, out: int, kernel: tuple, stride: tuple) -> nn.Sequential:

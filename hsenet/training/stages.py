@@ -34,7 +34,7 @@ from ..models.checkpoints import load_clip
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
 from ..models.vlm import HSENetVLM, build_vlm, check_same_branches
 from ..progress import progress_bar
-from .facts import module_id, run_facts, sources
+from .facts import module_id, run_facts, sources, what_was_taught
 from .folder import TrainingError, finished, model_folder, open_run, weights_id
 from .loop import fit
 from .tasks import CLIPTask, VLMTask
@@ -103,6 +103,7 @@ def _fit_clip(
     task = CLIPTask(model, collate, tokenizer, config.text.lr_scale)
     train = CLIPDataset(cache, "train", config.augment, config.seed, as_stored=True)
     tune = CLIPDataset(cache, "tune", as_stored=True)
+    model.config.update(what_was_taught(cache))
     facts = run_facts(config, cache, CLIP_PARTS, **start)
     options["tracker"] = config.tracker
     return fit(task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options)

@@ -33,6 +33,7 @@ class Settings:
     "One training: everything that a variant may change."
     model: str = "vit"  # or `cnn`: the network of `hsenet.evaluation.ceiling`
     pool: tuple = (2, 2, 2)  # voxels averaged along (z, x, y), from 32 × 128 × 128
+    preset: str = ""  # phantoms and voxels of that preset; empty: those of `python tools/recipe.py cases`, pooled
     window: tuple = ()  # HU; empty: -1000 to 200. Otherwise the voxels are those of preset `cpu`, rendered at its size
     patch: tuple = (4, 8, 8)
     stem: str = "patch"  # one linear projection; or convolutions: `batch`, `group`, `channel`, `bare` (their normalisation)
@@ -44,7 +45,7 @@ class Settings:
     projection: float = 0.02  # deviation of the patch projection's weights
     smooth: tuple = (1, 1, 1)  # the patch projection starts constant over such boxes of voxels
     positions: float = 1.0  # amplitude of the position embeddings
-    pooling: str = "cls"  # or mean, max, max-mean, attention
+    pooling: str = "cls"  # or mean, max, max-mean, attention; patches: CLS, and every patch by its position
     width: int = 128
     layers: int = 2
     heads: int = 4
@@ -120,7 +121,17 @@ FULL = {  # 32 × 128 × 128 voxels, as `gpu`
     "vit": ("patches of 4 × 16 × 16: 512 of them", dict(patch=(4, 16, 16))),
     "coarse": ("patches of 8 × 32 × 32: 64 of them", dict(patch=(8, 32, 32))),
 }
+NOW = dict(preset="cpu", patch=(4, 16, 16), layers=3, mlp=512, batch_size=16, cases=6000, epochs=5, move=2)
+TODAY = {  # today's `clear`, as preset `cpu` renders it: 16 × 64 × 64 voxels, patches of 4 × 16 × 16
+    "cnn": ("three convolutions; maximum, mean and maxima in boxes", dict(model="cnn")),
+    "vit": ("the ViT as it is: linear patches, CLS", {}),
+    "max-mean": ("maximum and mean of the patch tokens", dict(pooling="max-mean")),
+    "patches": ("CLS, and a layer that reads every patch by its position", dict(pooling="patches")),
+    "stem": ("stem of three convolutions, positions × 0.1, CLS", THREE | dict(pooling="cls")),
+    "stem-patches": ("the same, and a layer that reads every patch", THREE | dict(pooling="patches")),
+}
 VARIANTS = dict(FINE)
+VARIANTS |= {f"today-{name}": (what, NOW | change) for name, (what, change) in TODAY.items()}
 VARIANTS |= {
     f"window-{name}": (what, dict(patch=(4, 16, 16), epochs=8) | change) for name, (what, change) in WINDOW.items()}
 VARIANTS |= {f"full-{name}": (what, dict(pool=(1, 1, 1)) | change) for name, (what, change) in FULL.items()}
@@ -204,6 +215,9 @@ def windowed_volumes(window: tuple) -> Tensor:
 
 def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
     "Volumes (N, 1, D, H, W) in [0, 1], averaged over `settings.pool`, and labels (N, 18)."
+    if settings.preset:
+        arrays, truth, _ = preset_cases(settings.preset, settings.cases, os.cpu_count() or 1)
+        return (torch.from_numpy(arrays).bfloat16() / 255)[:, None], torch.tensor(truth).float()
     labels = torch.tensor(np.load(CASES / "labels.npy")).float()
     if settings.window: return windowed_volumes(settings.window), labels
     volumes = torch.from_numpy(pooled_volumes(settings.pool))
@@ -366,8 +380,13 @@ class Classifier(nn.Module):
         self.stem = Stem(settings) if settings.stem != "patch" else None
         self.norm = nn.LayerNorm(settings.width) if settings.embed_norm else nn.Identity()
         self.query = nn.Parameter(torch.zeros(settings.heads, settings.width))
-        inputs = {"cls": 1, "mean": 1, "max": 1, "max-mean": 2, "attention": settings.heads}
+        inputs = {"cls": 1, "mean": 1, "max": 1, "max-mean": 2, "attention": settings.heads, "patches": 1}
         self.tell = nn.Linear(inputs[settings.pooling] * settings.width, labels)
+        self.tell_where = None
+        if settings.pooling == "patches":
+            tokens = self.vit.config.num_patches * settings.width
+            self.tell_where = nn.Linear(tokens, labels, bias=False)
+            nn.init.zeros_(self.tell_where.weight)
 
     @staticmethod
     @torch.no_grad()
@@ -392,7 +411,7 @@ class Classifier(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         cls, patches = tokens[:, 0], tokens[:, 1:]
         pooling = self.settings.pooling
-        if pooling == "cls": return cls
+        if pooling in ("cls", "patches"): return cls
         if pooling == "mean": return patches.mean(1)
         if pooling == "max": return patches.amax(1)
         if pooling == "max-mean": return torch.cat([patches.amax(1), patches.mean(1)], 1)
@@ -401,7 +420,10 @@ class Classifier(nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         patches = self.norm(self.embed(volume)) + self.vit.patch_embed.position
-        return self.tell(self.pool(self.vit.encode(patches)))
+        tokens = self.vit.encode(patches)
+        logits = self.tell(self.pool(tokens))
+        if self.tell_where is None: return logits
+        return logits + self.tell_where(tokens[:, 1:].flatten(1))
 
 
 class Masked(nn.Module):
@@ -452,6 +474,12 @@ CLIP_VARIANTS = {
 }
 
 
+PRESET_VARIANTS = {  # stage 1 of preset `cpu`, on 6,000 of its phantoms
+    "stage1-cls": ("the head reads CLS, as in the paper", {"clip.pooling": "cls", "stage1.epochs": 6}),
+    "stage1-patches": ("the head reads CLS and every patch", {"stage1.epochs": 6}),
+}
+
+
 class StemPatches(nn.Module):
     "A stem and weak positions in place of a ViT's patch embedding."
 
@@ -493,14 +521,16 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
     return row | {"settings": settings, "generator": cases_generator()}
 
 
-def train_preset(size: str, cases: int, seed: int, stop_after: int | None, processes: int) -> dict:
-    "Stage 1 as a preset has it, in memory, on so many of its own phantoms."
+def train_preset(
+    size: str, cases: int, seed: int, stop_after: int | None, processes: int, name: str = "", **changes,
+) -> dict:
+    "Stage 1 as a preset has it but for `changes`, in memory, on so many of its own phantoms."
     from hsenet.config import preset
 
-    config = preset(size)
+    config = preset(size, **changes)
     arrays, labels, reports = preset_cases(size, cases, processes)
     volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
-    row = fit_clip(f"stage1-{size}", config, (volumes, torch.tensor(labels).float(), reports), seed, stop_after)
+    row = fit_clip(name or f"stage1-{size}", config, (volumes, torch.tensor(labels).float(), reports), seed, stop_after)
     settings = {name: value for name, value in asdict(config).items() if name in ("volume", "encoder", "text", "clip", "stage1")}
     return row | {"settings": settings, "cases": cases, "generator": generator_of(size)}
 
@@ -658,7 +688,7 @@ def train(name: str, settings: Settings, seed: int) -> dict:
         return F.binary_cross_entropy_with_logits(network(seen).float(), labels[cases])
 
     def report(epoch: int, loss: float) -> None:
-        scores = aurocs(network, volumes[TRAINING:], labels[TRAINING:])
+        scores = aurocs(network, volumes[settings.cases:], labels[settings.cases:])
         curve.append({"epoch": epoch, "loss": round(loss, 4), "auroc": scores})
         cpu = time.process_time() - begin_cpu
         print(f"{name} {seed} | {epoch} loss {loss:.3f} mean {np.mean(scores):.3f} "
@@ -677,7 +707,7 @@ def train(name: str, settings: Settings, seed: int) -> dict:
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
         "minutes": round((time.monotonic() - begin) / 60, 1),
         "parameters": sum([p.numel() for p in network.parameters()]),
-        "generator": cases_generator(),
+        "generator": generator_of(settings.preset) if settings.preset else cases_generator(),
     }
 
 
@@ -711,7 +741,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     if args.do == "list":
-        for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items(): print(f"{name:24} {what}")
+        for name, (what, _) in (VARIANTS | CLIP_VARIANTS | PRESET_VARIANTS).items(): print(f"{name:24} {what}")
     elif args.do == "cases":
         make_cases(args.processes)
     elif args.do == "ceiling":
@@ -721,6 +751,10 @@ def main() -> None:
         keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "trained_on", "cases", "seed", "generator")
     elif args.do == "stage1":
         row = train_preset(args.variant, args.cases, args.seed, args.epochs, args.processes)
+        keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
+    elif args.variant in PRESET_VARIANTS:
+        changes = PRESET_VARIANTS[args.variant][1]
+        row = train_preset("cpu", 6000, args.seed, args.epochs, args.processes, args.variant, **changes)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant not in VARIANTS | CLIP_VARIANTS:
         parser.error(f"{args.variant!r} is no variant; `list` shows them")

@@ -226,8 +226,8 @@ def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
 
 # ceilings: what the convolutional network sees of a preset's own phantoms
 
-def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
-    "A phantom as a preset sees it (uint8), which findings it has, and its report."
+def _preset_case(job: tuple[str, str, str]) -> tuple[np.ndarray, list[bool], str]:
+    "A phantom of some difficulty as a preset sees it (uint8), which findings it has, and its report."
     from hsenet.config import preset
     from hsenet.ct.resample import encoder_volume
     from hsenet.ct.volume import CT
@@ -235,9 +235,9 @@ def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
     from hsenet.phantoms.render import acquire, render
     from hsenet.phantoms.reports import write_report
 
-    name, size = job
+    name, size, difficulty = job
     config = preset(size)
-    phantom = draw(name, config.phantom.difficulty, config.seed)
+    phantom = draw(name, difficulty, config.seed)
     acquisition = acquire(phantom, config.phantom.shape, 1, config.seed)
     hu = np.rint(render(phantom, acquisition)).astype(np.int16)
     ct = CT(np.ascontiguousarray(hu), acquisition.spacing, {})
@@ -246,23 +246,32 @@ def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
     return np.rint(volume * 255).astype(np.uint8), present, write_report(phantom, config.seed)
 
 
+def difficulty_of(size: str) -> str:
+    from hsenet.config import preset
+
+    return preset(size).phantom.difficulty
+
+
 def generator_of(size: str) -> int:
     "Which version of its phantoms' difficulty a preset is given."
-    from hsenet.config import preset
     from hsenet.phantoms.corpus import GENERATORS
 
-    return GENERATORS[preset(size).phantom.difficulty]
+    return GENERATORS[difficulty_of(size)]
 
 
-def preset_cases(size: str, cases: int, processes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    "Volumes, labels and reports of so many training phantoms of a preset and of the held-out ones; made once."
-    kept = CASES / f"preset-{size}-{cases}-generator-{generator_of(size)}.npz"
+def preset_cases(
+    size: str, cases: int, processes: int, difficulty: str = "",
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Volumes, labels and reports of so many training phantoms of a preset and of the held-out ones; made once. They are
+    of the preset's own difficulty, if no other is named."""
+    other = f"-{difficulty}" if difficulty else ""
+    kept = CASES / f"preset-{size}-{cases}{other}-generator-{generator_of(size)}.npz"
     if kept.is_file():
         with np.load(kept) as arrays: return arrays["volumes"], arrays["labels"], arrays["reports"].tolist()
     names = [f"train_{i}_a" for i in range(1, cases + 1)]
     names += [f"valid_{i}_a" for i in range(1, HELD_OUT + 1)]
     with ProcessPoolExecutor(processes) as pool:
-        made = list(pool.map(_preset_case, [(name, size) for name in names], chunksize=8))
+        made = list(pool.map(_preset_case, [(name, size, difficulty or difficulty_of(size)) for name in names], chunksize=8))
     volumes = np.stack([volume for volume, *_ in made])
     labels = np.array([labels for _, labels, _ in made])
     reports = [report for *_, report in made]
@@ -474,10 +483,22 @@ CLIP_VARIANTS = {
 }
 
 
-PRESET_VARIANTS = {  # stage 1 of preset `cpu`, on 6,000 of its phantoms
-    "stage1-cls": ("the head reads CLS, as in the paper", {"clip.pooling": "cls", "stage1.epochs": 6}),
-    "stage1-patches": ("the head reads CLS and every patch", {"stage1.epochs": 6}),
+FOUR = {"stage1.epochs": 4}
+PRESET_VARIANTS = {  # stage 1 of preset `cpu`, 500 steps of 48 phantoms: 4 epochs of 6,000
+    "stage1-cls": ("the head reads CLS, as in the paper", FOUR | {"clip.pooling": "cls"}),
+    "stage1-patches": ("as preset `cpu`: the head reads CLS and every patch", FOUR),
+    "stage1-fresh": ("24,000 phantoms, each once", {"stage1.epochs": 1}),
+    "stage1-curriculum": ("the first epoch on `bold` phantoms", FOUR),
+    "stage1-fine": ("256 patches of 4 × 8 × 8", FOUR | {"encoder.patch_size": (4, 8, 8)}),
+    "stage1-batch": ("batches of 192, learning rate doubled", FOUR | {"stage1.batch_size": 192, "stage1.lr": 2e-3}),
+    "stage1-slow": ("learning rate 3e-4", FOUR | {"stage1.lr": 3e-4}),
+    "stage1-fast": ("learning rate 3e-3", FOUR | {"stage1.lr": 3e-3}),
+    "stage1-long-warmup": ("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
+    "stage1-frozen-text": ("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
+    "stage1-fast-text": ("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
 }
+MORE_CASES = {"stage1-fresh": 24_000}
+BEGIN_BOLD = ("stage1-curriculum",)
 
 
 class StemPatches(nn.Module):
@@ -529,16 +550,25 @@ def train_preset(
 
     config = preset(size, **changes)
     arrays, labels, reports = preset_cases(size, cases, processes)
+    easy = cases if name in BEGIN_BOLD else 0
+    if easy:
+        bold, bold_labels, bold_reports = preset_cases(size, cases, processes, "bold")
+        arrays = np.concatenate([bold[:cases], arrays])
+        labels = np.concatenate([bold_labels[:cases], labels])
+        reports = bold_reports[:cases] + reports
     volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
-    row = fit_clip(name or f"stage1-{size}", config, (volumes, torch.tensor(labels).float(), reports), seed, stop_after)
+    data = (volumes, torch.tensor(labels).float(), reports)
+    row = fit_clip(name or f"stage1-{size}", config, data, seed, stop_after, easy=easy)
     settings = {name: value for name, value in asdict(config).items() if name in ("volume", "encoder", "text", "clip", "stage1")}
     return row | {"settings": settings, "cases": cases, "generator": generator_of(size)}
 
 
 def fit_clip(
     name: str, config, data: tuple[Tensor, Tensor, list[str]], seed: int, stop_after: int | None, stem: bool = False,
+    easy: int = 0,
 ) -> dict:
-    "A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out."
+    """A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out. The first `easy`
+    cases are the first epoch's, the others those of all after it."""
     from hsenet.cache.text import train_tokenizer
     from hsenet.evaluation.embeddings import phantom_prompts, zero_shot
     from hsenet.metrics.retrieval import recall_at_k
@@ -564,7 +594,7 @@ def fit_clip(
     groups = parameter_groups(
         model, stage.weight_decay, stage.lr, lambda tensor: share if tensor.startswith("text") else 1.0)
     optimizer = torch.optim.AdamW(groups)
-    batches = training // stage.batch_size
+    batches = (training - easy) // stage.batch_size
     steps = int(stage.epochs * batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, stage.warmup))
     begin, begin_cpu = time.monotonic(), time.process_time()
@@ -591,7 +621,8 @@ def fit_clip(
 
     for epoch in range(int(stage.epochs)):
         model.train()
-        order = rng.permutation(training)
+        seen = np.arange(easy) if easy and epoch == 0 else np.arange(easy, training)
+        order = rng.permutation(seen)
         losses = []
         for batch in range(batches):
             cases = order[batch * stage.batch_size:(batch + 1) * stage.batch_size]
@@ -754,7 +785,8 @@ def main() -> None:
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant in PRESET_VARIANTS:
         changes = PRESET_VARIANTS[args.variant][1]
-        row = train_preset("cpu", 6000, args.seed, args.epochs, args.processes, args.variant, **changes)
+        cases = MORE_CASES.get(args.variant, 6000)
+        row = train_preset("cpu", cases, args.seed, args.epochs, args.processes, args.variant, **changes)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant not in VARIANTS | CLIP_VARIANTS:
         parser.error(f"{args.variant!r} is no variant; `list` shows them")

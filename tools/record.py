@@ -30,6 +30,7 @@ CONTROL_NUMBERS = ("clinical micro-F1", "location accuracy", "exact match")
 FINDING_COLUMNS = {  # column → evaluation, and the number of it that is given per finding
     "zero-shot AUROC, stage 1": ("retrieval_stage1", "zero-shot AUROC"),
     "stage 2": ("retrieval_stage2", "zero-shot AUROC"),
+    "linear probe, stage 1": ("retrieval_stage1", "linear probe AUROC"),
     "report F1": ("mrg", "F1"),
     "place in the report": ("mrg", "location accuracy"),
 }
@@ -132,7 +133,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     runs = parser.parse_args().runs
-    result = {"rows": rows(runs), "findings": findings(runs[0]), "about": about(runs[0])}
+    sections = read(runs[0] / "sections.json")
+    result = {"rows": rows(runs), "findings": findings(runs[0]), "about": about(runs[0]), "sections": sections}
     kept = file_of(runs[0])
     kept.parent.mkdir(exist_ok=True)
     kept.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ __all__ = ['LONGEST_NAME', 'REMAKE', 'MOST_YAML', 'MOST_JSON', 'MOST_ROW', 'DEEP
            'FileError', 'make_folder', 'whole_file', 'clear_parts', 'write_text', 'write_json', 'write_yaml',
            'write_array', 'write_arrays', 'existing_file', 'read_text', 'parse_yaml', 'read_json', 'read_yaml',
            'read_array', 'read_arrays', 'check_fields', 'blamed', 'write_lines', 'append_lines', 'read_lines',
-           'replace_folder', 'hold_folder', 'checksum', 'fingerprint', 'show_bar']
+           'replace_folder', 'hold_folder', 'checksum', 'fingerprint']
 
 # %% ../nbs/03_files.ipynb #fac5b1e2
 import codecs
@@ -426,8 +426,3 @@ def fingerprint(path: str | Path) -> list:
     if not path.is_dir(): return [str(path), size, newest]
     listed = [[str(p), s.st_size, s.st_mtime_ns] for p, s in zip(files, stats)]
     return [str(path), size, newest, checksum(json.dumps(listed))]
-
-# %% ../nbs/03_files.ipynb #490488b6
-def show_bar(progress: bool = True) -> bool:
-    "Is a progress bar to be shown, which the caller would show or not?"
-    return progress and os.environ.get("TQDM_DISABLE", "0") in ("", "0")

@@ -215,7 +215,11 @@ def _on_grid(scores: Any, grid: Sequence[int]) -> np.ndarray:
 def _highest(scores: np.ndarray, shape: Sequence[int]) -> list[int]:
     "The voxel (z, x, y) in the middle of the patch with the highest score."
     patch = np.unravel_index(scores.argmax(), scores.shape)
-    return [int((i + 0.5) * n / g) for i, n, g in zip(patch, shape, scores.shape)]
+    voxel = []
+    for i, voxels, patches in zip(patch, shape, scores.shape):
+        middle = (i + 0.5) * voxels / patches
+        voxel.append(int(middle))
+    return voxel
 
 
 def strength(scores: np.ndarray) -> np.ndarray:
@@ -261,18 +265,22 @@ PLACES = ("step", "cases", "epoch")  # how far a run is
 NOT_CURVES = (*PLACES, "cases_per_second", "tokens_per_second", "data_wait", "memory_gb")
 
 
-def _is_number(x: Any) -> bool: return isinstance(x, (int, float)) and not isinstance(x, bool)
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
 def _panels(rows: Sequence[Mapping], x: str) -> dict[str, list[str]]:
     "Numeric keys of `rows`, grouped by the part after the last `/`."
-    keys = dict.fromkeys(key for row in rows for key in row)
-    out: dict[str, list[str]] = {}
+    keys: list[str] = []
+    for row in rows:
+        keys += [key for key in row if key not in keys]
+    panels: dict[str, list[str]] = {}
     for key in keys:
         if key in (x, *NOT_CURVES): continue
-        if any(_is_number(row.get(key)) for row in rows):
-            out.setdefault(key.split("/")[-1], []).append(key)
-    return out
+        numeric = any(_is_number(row.get(key)) for row in rows)
+        name = key.rpartition("/")[2]
+        if numeric: panels.setdefault(name, []).append(key)
+    return panels
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
@@ -392,19 +400,24 @@ def plot_bars(
 ) -> Figure:
     "Horizontal bars, one per number, with interval and baselines."
     if not values: raise PlotError("there is nothing to plot: no values")
+    intervals = intervals or {}
+    baselines = baselines or {}
     rows = {name: i for i, name in enumerate(values)}
-    widths = [0 if v is None else v for v in values.values()]
+    size = (5.6, 1.1 + 0.26 * len(values))
     with plt.rc_context(STYLE):
-        fig, ax = plt.subplots(figsize=(5.6, 1.1 + 0.26 * len(values)), layout="constrained")
-        ax.barh(list(rows.values()), widths, height=0.62, color=COLOURS[5])
-        for name, (low, high) in (intervals or {}).items():
-            ax.plot([low, high], [rows[name]] * 2, color="black", lw=1.2, marker="|", ms=5)
-        for i, (label, numbers) in enumerate((baselines or {}).items()):
-            _draw_baseline(ax, rows, numbers, i, label)
+        fig, ax = plt.subplots(figsize=size, layout="constrained")
         for name, value in values.items():
+            row = rows[name]
+            ax.barh(row, value or 0, height=0.62, color=COLOURS[5])
             if value is None:
-                ax.text(0.005, rows[name], "not computed", va="center", fontsize=7, style="italic")
-        ax.set_yticks(list(rows.values()), list(map(as_label, rows)))
+                ax.text(0.005, row, "not computed", va="center", fontsize=7, style="italic")
+        for name, interval in intervals.items():
+            row = rows[name]
+            ax.plot(interval, [row, row], color="black", lw=1.2, marker="|", ms=5)
+        for i, (label, numbers) in enumerate(baselines.items()):
+            _draw_baseline(ax, rows, numbers, i, label)
+        names = [as_label(name) for name in rows]
+        ax.set_yticks(range(len(names)), names)
         ax.invert_yaxis()
         ax.set(title=as_label(title), xlabel=xlabel, xlim=limits)
         ax.grid(axis="x", lw=0.4, alpha=0.6)
@@ -424,7 +437,8 @@ def plot_recall(
     ticks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500) if k <= largest]
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=(5.6, 3), layout="constrained")
-        for colour, (name, curve) in zip(COLOURS, curves.items()):
+        for i, (name, curve) in enumerate(curves.items()):
+            colour = COLOURS[i % len(COLOURS)]
             ax.plot(curve["k"], curve["value"], color=colour, lw=1.6, label=as_label(name))
             if "low" in curve:
                 band = ax.fill_between(curve["k"], curve["low"], curve["high"])
@@ -459,17 +473,19 @@ def plot_confusion(
         counts = counts[np.ix_(kept_rows, kept_columns)]
         rows = rows[kept_rows]
         columns = columns[kept_columns]
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    of_class = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(of_class, 1)
     size = (2 + 0.42 * len(columns), 1.5 + 0.34 * len(rows))
     with plt.rc_context(STYLE):
         fig, ax = plt.subplots(figsize=size, layout="constrained")
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for i, j in zip(*np.nonzero(counts)):
+        for i, j in np.argwhere(counts):
             colour = "white" if share[i, j] > 0.55 else "black"
             ax.text(j, i, counts[i, j], ha="center", va="center", fontsize=7, color=colour)
-        across = list(map(as_label, columns))
-        ax.set_xticks(range(len(columns)), across, rotation=40, ha="right", fontsize=8)
-        ax.set_yticks(range(len(rows)), list(map(as_label, rows)), fontsize=8)
+        across = [as_label(name) for name in columns]
+        down = [as_label(name) for name in rows]
+        ax.set_xticks(range(len(across)), across, rotation=40, ha="right", fontsize=8)
+        ax.set_yticks(range(len(down)), down, fontsize=8)
         ax.set(xlabel="predicted", ylabel="true", title=as_label(title))
         ax.spines[["top", "right"]].set_visible(True)
     return fig

@@ -26,9 +26,11 @@ class Between:
     least: float
     most: float
 
-    def fits(self, value: float) -> bool: return self.least <= value <= self.most
+    def fits(self, value: float) -> bool:
+        return self.least <= value <= self.most
 
-    def __str__(self) -> str: return f"from {self.least:,} to {self.most:,}"
+    def __str__(self) -> str:
+        return f"from {self.least:,} to {self.most:,}"
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,11 @@ class OneOf:
     "One of some words."
     names: tuple[str, ...]
 
-    def fits(self, value: str) -> bool: return value in self.names
+    def fits(self, value: str) -> bool:
+        return value in self.names
 
-    def __str__(self) -> str: return f"that is {' or '.join(self.names)}"
+    def __str__(self) -> str:
+        return f"that is {' or '.join(self.names)}"
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,19 @@ class Printable:
     def fits(self, value: str) -> bool:
         return 0 < len(value) <= self.most and printable(value) == value
 
-    def __str__(self) -> str: return f"of 1 to {self.most} printable characters"
+    def __str__(self) -> str:
+        return f"of 1 to {self.most} printable characters"
 
 
 @dataclass(frozen=True)
 class Rising:
     "A pair, the smaller one first."
 
-    def fits(self, value: tuple) -> bool: return value[0] < value[1]
+    def fits(self, value: tuple) -> bool:
+        return value[0] < value[1]
 
-    def __str__(self) -> str: return "the smaller one first"
+    def __str__(self) -> str:
+        return "the smaller one first"
 
 # %% ../nbs/06_ranges.ipynb #af9a28fd
 Count = Annotated[int, Between(1, 10_000_000)]  # of scans, steps, tokens
@@ -76,29 +83,45 @@ Window = Annotated[tuple[HU, HU], Rising()]
 Name = Annotated[str, Printable()]
 
 # %% ../nbs/06_ranges.ipynb #0ff48881
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-ACCEPTED = {bool: bool, int: int, float: (int, float), str: str, tuple: (list, tuple)}
+KINDS = {  # type → as a person calls it
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
+ACCEPTED = {  # type → what may become one
+    bool: bool,
+    int: int,
+    float: (int, float),
+    str: str,
+    tuple: (list, tuple),
+}
 
 
 def parts_of(hint: Any) -> tuple[Any, tuple, bool]:
     "The type itself, its rules, and whether None is allowed too."
     optional = NoneType in get_args(hint)
     if optional:
-        hint = next(each for each in get_args(hint) if each is not NoneType)
+        others = [each for each in get_args(hint) if each is not NoneType]
+        hint = others[0]
     if get_origin(hint) is not Annotated: return hint, (), optional
-    return get_args(hint)[0], hint.__metadata__, optional
+    kind = get_args(hint)[0]
+    return kind, hint.__metadata__, optional
 
 
 def expected(hint: Any) -> str:
     "What a setting of this type may be, in words."
     kind, rules, optional = parts_of(hint)
     if get_origin(kind) is tuple:
-        each, *others = get_args(kind)
-        n = "1 or more" if Ellipsis in others else f"{1 + len(others)}"
-        words = [f"a list of {n}, each {expected(each)}"]
+        kinds = get_args(kind)
+        n = "1 or more" if Ellipsis in kinds else len(kinds)
+        words = [f"a list of {n}, each {expected(kinds[0])}"]
+    elif kind in KINDS:
+        words = [KINDS[kind]]
     else:
-        words = [KINDS.get(kind) or f"settings ({kind.__name__})"]
-    text = " ".join(words + [str(rule) for rule in rules])
+        words = [f"settings ({kind.__name__})"]
+    words += [str(rule) for rule in rules]
+    text = " ".join(words)
     return f"{text}, or null" if optional else text
 
 # %% ../nbs/06_ranges.ipynb #61cc79fa
@@ -111,22 +134,28 @@ def fitted(
     kind, rules, optional = parts_of(hint)
     if value is None and optional: return None
     plain = get_origin(kind) or kind
+    accepted = ACCEPTED.get(plain, plain)
     only_to_python = isinstance(value, bool) and plain is not bool  # where True is an int
-    fits = isinstance(value, ACCEPTED.get(plain, plain)) and not only_to_python
-    if fits and plain is tuple: value = _fitted_items(value, hint, name)
-    if not fits or not all(rule.fits(value) for rule in rules):
-        raise ConfigError(f"setting {name}: expected {expected(hint)}, found {shown(value)}")
+    if only_to_python or not isinstance(value, accepted): raise _misfit(value, hint, name)
+    if plain is tuple: value = _fitted_items(value, hint, name)
+    if not all(rule.fits(value) for rule in rules): raise _misfit(value, hint, name)
     return plain(value) if plain in ACCEPTED else value
+
+
+def _misfit(value: Any, hint: Any, name: str) -> ConfigError:
+    return ConfigError(f"setting {name}: expected {expected(hint)}, found {shown(value)}")
 
 
 def _fitted_items(values: list | tuple, hint: Any, name: str) -> tuple:
     "Each value as the tuple's type wants it."
-    kinds = get_args(parts_of(hint)[0])
-    any_number = Ellipsis in kinds
-    if any_number: kinds = kinds[:1] * len(values)
-    if not values or len(values) != len(kinds):
-        raise ConfigError(f"setting {name}: expected {expected(hint)}, found {shown(values)}")
-    return tuple(fitted(value, kind, name) for value, kind in zip(values, kinds))
+    kind, _, _ = parts_of(hint)
+    kinds = get_args(kind)
+    if Ellipsis in kinds: kinds = kinds[:1] * len(values)  # as many as there are
+    if not values or len(values) != len(kinds): raise _misfit(values, hint, name)
+    items = []
+    for value, each in zip(values, kinds):
+        items.append(fitted(value, each, name))
+    return tuple(items)
 
 # %% ../nbs/06_ranges.ipynb #9d73ddda
 @cache

@@ -49,7 +49,7 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
         "explanation/*",
         "tutorials/claims",
         "tutorials/what_the_numbers_mean",
-        "15_fidelity",
+        "16_fidelity",
         "tutorials/what_is_promised",
     ],
     "Reference": ["api/hsenet.cli", "reference/*", "changelog", "citation", "contributing", "house/index", "api/index"],
@@ -57,8 +57,8 @@ SECTIONS = {  # caption in the sidebar → pages, in this order; a page named wh
 ROOMS = {  # room of the house → what it holds, and its notebooks; house/<room> is a page of the reference
     "ground": (
         "every setting and its bounds; what is said to people; links, folders, full disks; whole files, rows, locks, "
-        "checksums; the figures that all share, also while a training runs; processes that end with their parent",
-        ["0?_*", "1[01]_*"]),
+        "checksums; the figures that all share, also while a training runs; how far a job is; processes that end with their parent",
+        ["0?_*", "1[0-2]_*"]),
     "ct": (
         "one CT: Hounsfield units along the patient's axes, from NIfTI or DICOM, down to what the encoders see",
         ["ct/*"]),
@@ -88,7 +88,7 @@ ROOMS = {  # room of the house → what it holds, and its notebooks; house/<room
         ["evaluation/*"]),
     "use": (
         "a CT of one's own → report, answers, findings, similar cases, maps; settings by name; the command `hsenet`",
-        ["use/*", "1[2-4]_*"]),
+        ["use/*", "1[3-5]_*"]),
     "demo": ("the web page", ["demo/*"]),
     "commands": (
         "the command `hsenet`: its error line and exit status, then a room per group of commands",

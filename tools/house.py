@@ -13,7 +13,7 @@ from run import ROOT
 PACKAGE = ROOT / "hsenet"
 NBS = ROOT / "nbs"
 FLOORS = [  # a floor may import what is below it, and its own rooms
-    ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "viewer", "live", "places", "processes"),
+    ("messages", "links", "disk", "files", "inventory", "ranges", "config", "plots", "viewer", "live", "places", "processes", "progress"),
     ("ct",),
     ("corpora",),
     ("phantoms",),

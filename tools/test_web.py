@@ -277,13 +277,18 @@ def test_questions(demo: Demo) -> None:
 
 
 def test_findings_and_cases(demo: Demo) -> None:
-    "Eighteen bars, the longest first, and similar cases with their reports."
+    "A bar for each finding that the index's cases vary in, the longest first; similar cases with their reports."
+    from hsenet.cache.manifest import read_records
+    from hsenet.training.facts import varied_labels
+
+    names = varied_labels(read_records(demo.work / "example" / "cache"))
     with demo.person() as page:
         choose_phantom(page, 2)
         open_tab(page, "Findings")
         page.wait_for_selector("#findings button")
         widths = page.eval_on_selector_all("#findings i", "bars => bars.map(bar => parseFloat(bar.style.width))")
-        assert len(widths) == 18 and widths == sorted(widths, reverse=True), widths
+        assert len(widths) == len(names) > 3 and widths == sorted(widths, reverse=True), (widths, names)
+        assert set(page.locator("#findings button span").all_inner_texts()) == set(names)
         open_tab(page, "Cases")
         page.wait_for_selector("#similar article")
         cases = page.locator("#similar article")
@@ -311,6 +316,28 @@ def test_overlay(demo: Demo) -> None:
         page.click("#findings button >> nth=3")
         page.wait_for_function("old => document.querySelector('section.viewer').dataset.map !== old", arg=first)
         assert page.inner_text(".viewer .where") != "Where it looked for:"
+
+
+def test_overlay_goes_into_the_body(demo: Demo) -> None:
+    "The cross goes where the map is highest in the body, never to a slice of air; it says so if it is higher elsewhere."
+    from hsenet.ct.read import read_ct
+
+    with demo.person() as page:
+        upload(page, demo.file("scan.nii.gz"))
+        written(page)
+        hu = read_ct(demo.file("scan.nii.gz")).hu  # (z, x, y)
+        sentences = page.locator("#report button")
+        for number in range(min(3, sentences.count())):
+            before = page.get_attribute("section.viewer", "data-map")
+            sentences.nth(number).click()
+            changed = "old => (document.querySelector('section.viewer').dataset.map || null) !== old"
+            page.wait_for_function(changed, arg=before)
+            page.wait_for_timeout(200)
+            z, y, x = [int(position(page, plane).split("/")[0]) - 1 for plane in ("axial", "coronal", "sagittal")]
+            around = hu[z, max(0, x - 1):x + 2, max(0, y - 1):y + 2]
+            assert around.mean() > -900, (number, z, y, x, around)
+            said = page.inner_text(".viewer .where")
+            assert said.startswith("Where it looked for:"), said
 
 
 def test_bad_files(demo: Demo) -> None:

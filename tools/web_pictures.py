@@ -16,6 +16,7 @@ WIDE = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
 LARGEST = 200_000  # bytes of a picture
 PHANTOM = 1
+QUESTIONS = ("Where is the pleural effusion?", "Where is the consolidation?", "Where is the cardiomegaly?")
 
 
 def save(page, name: str, **how) -> None:
@@ -52,6 +53,14 @@ def choose_sentence(page, words: tuple[str, ...]) -> None:
     page.wait_for_timeout(1500)
 
 
+def ask(page, question: str, number: int) -> None:
+    "Ask, and wait until this, the question of that number, is answered."
+    page.fill("#question textarea, #question input", question)
+    page.keyboard.press("Enter")
+    page.wait_for_function("n => document.querySelectorAll('#chat .answer').length === n", arg=number)
+    page.wait_for_selector("#chat .caret", state="detached")
+
+
 def take(browser, address: str) -> None:
     "All the pictures."
     page = open_page(browser, address, viewport=WIDE, color_scheme="light")
@@ -64,6 +73,13 @@ def take(browser, address: str) -> None:
     page.wait_for_function("document.querySelector('#findings [aria-pressed=true]')")
     page.wait_for_timeout(1000)
     save(page, "findings")
+    page.context.close()
+
+    page = open_page(browser, address, viewport=WIDE, color_scheme="light")
+    page.get_by_role("tab", name="Questions").click()
+    for number, question in enumerate(QUESTIONS, start=1): ask(page, question, number)
+    page.wait_for_timeout(500)
+    save(page, "questions")
     page.context.close()
 
     page = open_page(browser, address, viewport=WIDE, color_scheme="dark")

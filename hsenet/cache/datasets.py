@@ -221,13 +221,15 @@ class QuestionDataset(ReportDataset):
         cache: str | Path,
         split: str,
         tasks: str | Sequence[str] = ("location",),  # and presence, abnormality, size
+        questions: Sequence[dict] | None = None,  # of `read_questions`; None: it is called
         **kwargs,  # of `ReportDataset`
     ):
         super().__init__(cache, split, **kwargs)
+        if questions is None: questions = read_questions(cache)
         tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         record_of = {record["case"]: record for record in self.records}
         self.questions = []
-        for i, question in enumerate(read_questions(cache)):
+        for i, question in enumerate(questions):
             case = question["case"]
             if question["task"] in tasks and case in record_of:
                 known = {"record": record_of[case], "question_id": f"{case}/{i}"}

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm.auto import tqdm
 
 from .manifest import (
     SECOND, PreprocessError, array_checksum, disk_errors, hold_cache, label_array,
@@ -32,8 +31,9 @@ from .slices import (
 from .workers import run_in_order
 from ..config import Config, SliceConfig
 from ..ct.resample import jpeg_round_trip
-from ..files import FileError, checksum, read_json, show_bar, write_json, write_lines
+from ..files import FileError, checksum, read_json, write_json, write_lines
 from ..messages import counted
+from ..progress import progress_bar
 
 # %% ../../nbs/cache/03_features.ipynb #eabaf42e
 def resize_slices(
@@ -319,7 +319,7 @@ def encode_missing(
         prepare_batch, cache=cache, jpeg_quality=jpeg_quality, prepare=encoder.prepare)
     easy = not jpeg_quality and encoder.prepare is None  # nothing that is worth a process
     cases = sum(map(len, batches))
-    with tqdm(total=cases, desc="2D features", unit="case", disable=not show_bar(progress)) as bar:
+    with progress_bar(None, "2D features", progress, total=cases, unit="case") as bar:
         # closed: workers end with an error here
         with closing(run_in_order(work, batches, 0 if easy else workers)) as prepared:
             for group, stacks in zip(batches, prepared):
@@ -377,7 +377,7 @@ def _encode_on_cluster(
     for group in missing_batches(records, batch, known):
         missing = {record["case"] for record in group if record["case"] not in known}
         groups.append([(group, missing)])
-    with tqdm(total=len(groups), desc="2D features", unit="batch", disable=not show_bar(progress)) as bar:
+    with progress_bar(None, "2D features", progress, total=len(groups), unit="batch") as bar:
         with closing(run(partial(encode_on_worker, work=work), groups)) as finished:
             for results in finished:
                 for made in results:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from .features import check_slice_encoder, encode_cache, prepare_slice_encoder
 from hsenet.cache.manifest import (
@@ -43,11 +42,11 @@ from hsenet.files import (
     append_lines,
     checksum,
     read_lines,
-    show_bar,
     write_lines,
     write_text,
 )
 from ..messages import counted
+from ..progress import progress_bar
 
 # %% ../../nbs/cache/04_preprocess.ipynb #0786afd9
 READER = 1  # raised with each change that makes other arrays of the same file and row
@@ -307,7 +306,7 @@ def process_all(
     "Process rows, and add to the journal; gives records by case, and failures."
     made, failures = {}, []
     work = partial(process_group, volume=config.volume, slices=config.slices, cache=cache)
-    with tqdm(total=len(rows), desc="CT volumes", unit="case", disable=not show_bar(progress)) as bar:
+    with progress_bar(None, "CT volumes", progress, total=len(rows), unit="case") as bar:
         # closed: workers end with an error here
         with closing(run(work, group_rows(rows))) as finished:
             for outcomes in finished:

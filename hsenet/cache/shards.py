@@ -26,12 +26,12 @@ from hsenet.files import (
     PlainError,
     read_json,
     read_lines,
-    show_bar,
     whole_file,
     write_json,
     write_lines,
 )
 from ..messages import first_line
+from ..progress import progress_bar
 
 # %% ../../nbs/cache/07_shards.ipynb #6580e9db
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
@@ -195,7 +195,7 @@ def write_shards(
     for record in records:
         splits.setdefault(record["split"], []).append(record)
     index, most = [], int(megabytes * 1e6)
-    bar = tqdm(total=len(records), desc="shards", unit="case", disable=not show_bar(progress))
+    bar = progress_bar(None, "shards", progress, total=len(records), unit="case")
     with disk_errors(output), bar:
         for split, subset in splits.items():
             index += write_split(output / "shards", split, cache, subset, most, bar)

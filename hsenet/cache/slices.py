@@ -22,11 +22,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..config import SliceConfig
-from ..files import FileError, PlainError, read_json, show_bar, whole_file, write_json
+from ..files import FileError, PlainError, read_json, whole_file, write_json
 from ..messages import first_line
+from ..progress import progress_bar
 
 # %% ../../nbs/cache/00_slices.ipynb #88f15576
 class SliceEncoder(nn.Module):
@@ -343,7 +343,7 @@ def fit_slice_encoder(
     images = torch.from_numpy(images)
     targets = torch.from_numpy(np.asarray(labels, dtype=np.float32))
     order = np.random.default_rng(seed)
-    bar = tqdm(range(config.steps), desc="2D encoder", unit="step", disable=not show_bar(progress))
+    bar = progress_bar(range(config.steps), "2D encoder", progress, unit="step")
     for step in bar:
         chosen = order.choice(len(images), min(batch_size, len(images)), replace=False)
         rows = torch.from_numpy(chosen)

@@ -114,7 +114,7 @@ def main(
 ):
     if not debug: warnings.simplefilter("ignore")  # of libraries, to their own users
     level = logging.WARNING if quiet else logging.INFO
-    if quiet:  # no bars either, of ours (`files.show_bar`) or of libraries
+    if quiet:  # no bars either, of ours (`hsenet.progress`) or of libraries
         os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableLog())

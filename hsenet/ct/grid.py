@@ -29,10 +29,13 @@ def misplacement(
     turn, spacing = patient_turn(affine, path)
     stored_to_patient = np.diag([-1, -1, 1]) @ affine[:3, :3]
     turned = np.zeros((3, 3))
-    for axis, (becomes, sign) in enumerate(turn): turned[becomes, axis] = sign * spacing[becomes]
-    apart = np.abs(stored_to_patient - turned) / np.array(spacing)[:, None]  # voxels per step
-    from_centre = (np.array(shape) - 1) / 2
-    return float((apart @ from_centre).max())
+    for axis, (becomes, sign) in enumerate(turn):
+        turned[becomes, axis] = sign * spacing[becomes]
+    apart = np.abs(stored_to_patient - turned)  # mm per step along a stored axis
+    voxels_apart = apart / np.array(spacing)[:, None]
+    steps_from_centre = (np.array(shape) - 1) / 2
+    misplaced = voxels_apart @ steps_from_centre
+    return float(misplaced.max())
 
 # %% ../../nbs/ct/02_grid.ipynb #14846dbd
 def rotated_degrees(
@@ -42,8 +45,9 @@ def rotated_degrees(
     "The largest angle between a stored axis and its nearest one of the patient."
     directions, _ = axis_directions(affine, path)
     turn, _ = patient_turn(affine, path)
-    along = np.abs(directions[turn[:, 0], range(3)])
-    return float(np.degrees(np.arccos(np.clip(along, 0, 1))).max())
+    cosines = np.abs(directions[turn[:, 0], range(3)])
+    angles = np.degrees(np.arccos(cosines.clip(0, 1)))
+    return float(angles.max())
 
 # %% ../../nbs/ct/02_grid.ipynb #f4fa3665
 @dataclass(frozen=True)
@@ -78,8 +82,13 @@ def patient_grid(
     extent = places.max(axis=1) - origin
     size = np.ceil(extent / spacing - 1e-6).astype(int) + 1
     voxels = " × ".join(map(str, size))
-    check_memory(5 * np.prod(size, dtype=float), f"on the patient's axes its {voxels} voxels", path)
-    return Grid(tuple(size.tolist()), tuple(spacing.tolist()), tuple(origin.tolist()))
+    needed = 5 * np.prod(size, dtype=float)  # bytes: HU in up to four, and whether it was scanned
+    check_memory(needed, f"on the patient's axes its {voxels} voxels", path)
+    return Grid(
+        shape=tuple(size.tolist()),
+        spacing=tuple(spacing.tolist()),
+        origin=tuple(origin.tolist()),
+    )
 
 # %% ../../nbs/ct/02_grid.ipynb #b1f6f7a1
 def _within(places: list[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
@@ -107,14 +116,17 @@ def resample_linear(
     field = np.empty((depth, height, width), bool).T
     x = np.arange(width)[:, None]
     y = np.arange(height)[None, :]
+    whole_numbers = array.dtype.kind == "i"
     for k in range(depth):
         start = first + matrix[:, 2] * k
-        plane = affine_transform(array, matrix, start, (width, height, 1), np.float32,
-                                 order=1, mode="nearest")[..., 0]
+        size = (width, height, 1)
+        plane = affine_transform(array, matrix, start, size, np.float32, order=1, mode="nearest")
+        plane = plane[..., 0]
         places = [row[0] * x + row[1] * y + at for row, at in zip(matrix, start)]
-        field[..., k] = _within(places, array.shape)
-        plane[~field[..., k]] = AIR
-        hu[..., k] = np.rint(plane) if array.dtype.kind == "i" else plane
+        scanned = _within(places, array.shape)
+        plane[~scanned] = AIR
+        field[..., k] = scanned
+        hu[..., k] = np.rint(plane) if whole_numbers else plane
     return hu, field
 
 # %% ../../nbs/ct/02_grid.ipynb #05c1e258
@@ -134,10 +146,12 @@ class OnPatientAxes:
         x, y, z = self.spacing
         meta = meta | {"affine": self.affine.tolist()}
         if self.field is None: return CT(hu, (z, x, y), meta)
-        told = (f"its axes lie {self.degrees:.2g}° off the patient's; "
-                "it was resampled to them (linear)")
-        meta = meta | {"rotated_degrees": round(self.degrees, 4),
-                       "warnings": [*meta.get("warnings", []), told]}
+        meta["rotated_degrees"] = round(self.degrees, 4)
+        told = (
+            f"its axes lie {self.degrees:.2g}° off the patient's; "
+            "it was resampled to them (linear)"
+        )
+        meta["warnings"] = [*meta.get("warnings", []), told]
         return CT(hu, (z, x, y), meta, self.field.transpose(2, 0, 1))
 
 
@@ -149,8 +163,10 @@ def to_patient_grid(
     "Turned, and resampled where turning isn't enough. Raises `VolumeError`."
     turn, spacing = patient_turn(affine, path)
     if misplacement(affine, array.shape, path) <= IGNORED:
+        turned = nib.apply_orientation(array, turn)
         of_turned = affine @ inv_ornt_aff(turn, array.shape)
-        return OnPatientAxes(nib.apply_orientation(array, turn), spacing, of_turned)
+        return OnPatientAxes(turned, spacing, of_turned)
     grid = patient_grid(affine, array.shape, path)
     hu, field = resample_linear(array, affine, grid)
-    return OnPatientAxes(hu, grid.spacing, grid.affine, field, rotated_degrees(affine, path))
+    degrees = rotated_degrees(affine, path)
+    return OnPatientAxes(hu, grid.spacing, grid.affine, field, degrees)

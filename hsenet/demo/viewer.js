@@ -1,5 +1,6 @@
 // A CT in memory, drawn in three planes. Volume: HU int16, (z, y, x): z to the head, y to the back, x to the left.
 const WINDOWS = {lung: [-600, 1500], mediastinum: [40, 400], bone: [400, 1800]};
+const DENSER_THAN_AIR = -900;  // HU; lung is about -850
 const root = element.querySelector(".viewer");
 const strength = root.querySelector(".strength input");
 const where = root.querySelector(".where");
@@ -153,19 +154,43 @@ async function openVolume(view) {
   later(true);
 }
 
+// The voxel (z, y, x) of the CT in the middle of a point of the map.
+function voxelOf(i) {
+  const [nz, ny, nx] = map.shape;
+  const point = [Math.floor(i / (ny * nx)), Math.floor(i / nx) % ny, i % nx];
+  return point.map((p, axis) => Math.min(ct.shape[axis] - 1, Math.floor((p + 0.5) * ct.shape[axis] / map.shape[axis])));
+}
+
+// Is there something denser than air around a voxel? Noise is averaged over its neighbours in the slice.
+function inBody([z, y, x]) {
+  const [, ny, nx] = ct.shape;
+  let sum = 0, count = 0;
+  for (let row = Math.max(0, y - 1); row <= Math.min(ny - 1, y + 1); row++) {
+    for (let column = Math.max(0, x - 1); column <= Math.min(nx - 1, x + 1); column++, count++) sum += ct.data[(z * ny + row) * nx + column];
+  }
+  return sum / count > DENSER_THAN_AIR;
+}
+
+// Where to go: the highest place of the map in the body, since a slice of air shows nothing; and whether it is higher elsewhere.
+function highestPlace() {
+  let highest = 0, inside = -1;
+  for (let i = 0; i < map.data.length; i++) {
+    if (map.data[i] > map.data[highest]) highest = i;
+    if ((inside < 0 || map.data[i] > map.data[inside]) && inBody(voxelOf(i))) inside = i;
+  }
+  return {point: voxelOf(inside < 0 ? highest : inside), outside: inside < 0 || map.data[inside] < map.data[highest]};
+}
+
 async function openMap(view) {
   shownMap = view.map.url;
   const data = new Uint8Array(await bytes(view.map.url));
   if (shownMap !== view.map.url || !ct) return;
   map = {data, shape: view.map.shape};
-  let highest = 0;
-  for (let i = 1; i < data.length; i++) if (data[i] > data[highest]) highest = i;
-  const [nz, ny, nx] = map.shape;
-  const point = [Math.floor(highest / (ny * nx)), Math.floor(highest / nx) % ny, highest % nx];
-  at = point.map((p, axis) => Math.min(ct.shape[axis] - 1, Math.floor((p + 0.5) * ct.shape[axis] / map.shape[axis])));
+  const {point, outside} = highestPlace();
+  at = point;
   root.querySelector(".strength").hidden = false;
   root.dataset.map = view.map.url;
-  where.textContent = `Where it looked for: ${view.map.label}`;
+  where.textContent = `Where it looked for: ${view.map.label}${outside ? " (the map is highest outside of the body)" : ""}`;
   later(true);
 }
 

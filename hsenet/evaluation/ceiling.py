@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from ..cache.datasets import CLIPDataset
 from ..cache.manifest import label_array, one_per_scan
@@ -22,7 +21,7 @@ from .folder import alone_in_folder
 from .page import write_pages
 from .predictions import EvaluationError, save_metrics, write_case_rows
 from .retrieval import auroc_numbers, save_auroc_figure
-from ..files import show_bar
+from ..progress import progress_bar
 from ..training.facts import varied_labels
 
 # %% ../../nbs/evaluation/13_ceiling.ipynb #aae9b00b
@@ -95,7 +94,7 @@ def train_classifier(
     batches = max(1, len(volumes) // batch_size)
     steps = max(1, round(epochs * batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-    for step in tqdm(range(steps), "ceiling", disable=not show_bar(progress)):
+    for step in progress_bar(range(steps), "ceiling", progress):
         if step % batches == 0: order = rng.permutation(len(volumes))
         first = step % batches * batch_size
         chosen = order[first : first + batch_size]

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['TASKS', 'CONSTANT', 'Kernel', 'BOTH', 'QUESTIONED', 'R10', 'ZERO', 'PROBE', 'MICRO', 'MACRO', 'PLACE', 'EXACT',
            'TWO_STAGES', 'SLICES', 'CONSISTENCY', 'TWO_ENCODERS', 'PACKER', 'KERNEL', 'LORA', 'IMAGES', 'CLAIMS',
-           'stage_rows', 'scaled_kernels', 'report_rows', 'question_rows', 'claims_table', 'Contrast', 'Claim',
-           'primary', 'beside', 'claim_rows']
+           'EARLY', 'stage_rows', 'scaled_kernels', 'report_rows', 'question_rows', 'claims_table', 'Contrast', 'Claim',
+           'primary', 'beside', 'claim_rows', 'by_claims', 'primary_rows', 'all_rows']
 
 # %% ../../nbs/evaluation/17_claims.ipynb #d7c05efd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .grid import GridError, Row, part_of
+from .grid import GridError, Job, Row, part_of
 
 # %% ../../nbs/evaluation/17_claims.ipynb #e0b2addf
 TASKS = "hsenet.evaluation.variants"
@@ -323,3 +323,37 @@ def claim_rows(
         raise GridError(f"no claim is called {', '.join(unknown)}: there are {', '.join(CLAIMS)}")
     rows = [row for title in titles for row in CLAIMS[title].rows]
     return part_of(table, rows)
+
+# %% ../../nbs/evaluation/17_claims.ipynb #223ef668
+EARLY = 3  # seeds that all claims get before any gets more
+
+
+def by_claims(
+    jobs: Sequence[Job],  # of a table, or a part of it
+    titles: Sequence[str] = tuple(CLAIMS),  # which claims come first
+) -> list[Job]:
+    "The same jobs in an order that completes claims, each behind those that it needs."
+    seeds = list(dict.fromkeys([job.seed for job in jobs]))
+    table = {job.name: job.row for job in jobs}
+    ordered: dict[str, Job] = {}
+    first, later = seeds[:EARLY], seeds[EARLY:]
+    for part, rows_of in ((first, primary_rows), (first, all_rows), (later, primary_rows)):
+        for title in titles:
+            names = [name for name in rows_of(CLAIMS[title]) if name in table]
+            wanted = part_of(table, names)
+            for seed in part:
+                rows = [job for job in jobs if job.seed == seed and job.name in wanted]
+                ordered |= {job.place: job for job in rows if job.place not in ordered}
+    rest = [job for job in jobs if job.place not in ordered]
+    return [*ordered.values(), *rest]
+
+
+def primary_rows(claim: Claim) -> list[str]:
+    "The rows that its verdict rests on."
+    names = [row for contrast in claim.primary for row in (contrast.better, contrast.worse)]
+    return list(dict.fromkeys(names))
+
+
+def all_rows(claim: Claim) -> list[str]:
+    "The rows that it compares."
+    return claim.rows

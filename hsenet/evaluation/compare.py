@@ -27,13 +27,15 @@ from ..metrics.text import bleu_score, rouge_score
 def short_names(folders: Sequence[str | Path]) -> dict[str, Path]:
     """The end of each folder's path that tells it from the others → the folder.
     Raises `ReportError` for the same folder twice."""
-    parts = [Path(folder).resolve().parts for folder in folders]
+    paths = [Path(folder) for folder in folders]
+    parts = [path.resolve().parts for path in paths]
     longest = max(map(len, parts))
     for depth in range(1, longest + 1):
-        names = ["/".join(path[-depth:]) for path in parts]
-        if len(set(names)) == len(names): return dict(zip(names, map(Path, folders)))
-    raise ReportError(f"runs share a name: {', '.join(map(str, folders))}; "
-                      "each folder once, or pass {name: folder}")
+        names = ["/".join(each[-depth:]) for each in parts]
+        if len(set(names)) == len(names): return dict(zip(names, paths))
+    given = ", ".join(map(str, folders))
+    advice = "each folder once, or pass {name: folder}"
+    raise ReportError(f"runs share a name: {given}; {advice}")
 
 # %% ../../nbs/evaluation/09_compare.ipynb #432fd4b6
 PAPER = {  # (task, number) → value, arXiv 2506.09634
@@ -90,17 +92,24 @@ def case_scores(folder: str | Path) -> CaseScores:
     folder = Path(folder)
     _, metrics = first_run(folder)
     if (folder / "volumes.npy").is_file(): return _retrieval_cases(folder)
-    advice = f"{folder}: expected predictions.jsonl or volumes.npy of an evaluation"
     path = folder / "predictions.jsonl"
+    rows = _prediction_rows(path)
+    with blamed(path, AGAIN):
+        scores = _scores_of(rows, metrics["task"])
+    if (folder / "findings.jsonl").is_file(): scores |= _stated_scores(folder, rows, metrics)
+    ids = [row["id"] for row in rows]
+    patients = [row["patient"] for row in rows]
+    return CaseScores(ids, patients, scores)
+
+
+def _prediction_rows(path: Path) -> list[dict]:
+    "Predictions by id, each of them with id and patient."
+    advice = f"{path.parent}: expected predictions.jsonl or volumes.npy of an evaluation"
     rows = read_lines(path, advice)
     if not rows: raise FileError(f"{path}: expected rows, found none; {AGAIN}")
     for number, row in enumerate(rows, start=1):
         check_fields(row, {"id": str, "patient": str}, f"{path}, line {number}", AGAIN)
-    rows.sort(key=lambda row: row["id"])
-    with blamed(path, AGAIN):
-        scores = _scores_of(rows, metrics["task"])
-    if (folder / "findings.jsonl").is_file(): scores |= _stated_scores(folder, rows, metrics)
-    return CaseScores([row["id"] for row in rows], [row["patient"] for row in rows], scores)
+    return sorted(rows, key=lambda row: row["id"])
 
 
 def _scores_of(rows: Sequence[dict], task: str) -> dict[str, Score]:
@@ -115,8 +124,10 @@ def _word_scores(rows: Sequence[dict]) -> dict[str, Score]:
     "BLEU-4 and ROUGE-L of predictions."
     predictions = [row["prediction"] for row in rows]
     references = [reference_of(row) for row in rows]
-    bleu = bleu_score(predictions, references)
-    return {"BLEU-4": bleu, "ROUGE-L": rouge_score(predictions, references)}
+    return {
+        "BLEU-4": bleu_score(predictions, references),
+        "ROUGE-L": rouge_score(predictions, references),
+    }
 
 
 def _stated_scores(
@@ -127,9 +138,10 @@ def _stated_scores(
     "Micro-F1 of the findings that an evaluation counted, or of all that its labeler found."
     path = folder / "findings.jsonl"
     with blamed(path, AGAIN):
-        found = {row["id"]: row for row in read_lines(path)}
-        predicted = [found[row["id"]]["said"] for row in rows]
-        true = [found[row["id"]]["true"] for row in rows]
+        by_id = {row["id"]: row for row in read_lines(path)}
+        found = [by_id[row["id"]] for row in rows]
+        predicted = [row["said"] for row in found]
+        true = [row["true"] for row in found]
         names = list(metrics.get("per_finding", {}))
         if not names: names = sorted(set().union(*predicted, *true))
         scores = finding_scores(presence(predicted, names), presence(true, names), names)
@@ -138,11 +150,11 @@ def _stated_scores(
 # %% ../../nbs/evaluation/09_compare.ipynb #7f6cd3be
 def _answer_scores(rows: Sequence[dict], task: str) -> dict[str, Score]:
     "Scores of answers to one kind of question."
-    kind = task.partition(", ")[2] or "location"
+    kind = QUESTIONS[task.partition(", ")[2] or "location"]
     predictions = [row["prediction"] for row in rows]
     answers = [row["answer"] for row in rows]
-    scores = QUESTIONS[kind].scores(predictions, answers)
-    return {name: scores[name] for name in QUESTIONS[kind].compared}
+    scores = kind.scores(predictions, answers)
+    return {name: scores[name] for name in kind.compared}
 
 # %% ../../nbs/evaluation/09_compare.ipynb #9a62d587
 def _retrieval_cases(folder: Path) -> CaseScores:
@@ -151,7 +163,7 @@ def _retrieval_cases(folder: Path) -> CaseScores:
     reports = read_array(folder / "reports.npy")
     cases = read_json(folder / "cases.json")
     facts = read_json(folder / "groups.json")
-    check_fields(facts, {"groups": list, "patients": list}, f"{folder / 'groups.json'}", AGAIN)
+    check_fields(facts, {"groups": list, "patients": list}, str(folder / "groups.json"), AGAIN)
     counts = {
         "volumes.npy": len(np.atleast_1d(volumes)),
         "reports.npy": len(np.atleast_1d(reports)),
@@ -174,14 +186,19 @@ def _zero_shot_scores(rows: Sequence[dict]) -> dict[str, Score]:
     labels = _columns([row["labels"] for row in rows], names)
     found = {}
     for title in rows[0]["scores"]:
-        scores = _columns([row["scores"][title] for row in rows], names)
+        given = [row["scores"][title] for row in rows]
+        scores = _columns(given, names)
         found[title] = auroc_scores(title, scores, labels, names)[title]
     return found
 
 
-def _columns(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> np.ndarray:
+def _columns(
+    rows: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+) -> np.ndarray:
     "(N, L) values of named columns."
-    return pd.DataFrame(rows)[list(names)].to_numpy()
+    table = pd.DataFrame(rows)
+    return table[list(names)].to_numpy()
 
 # %% ../../nbs/evaluation/09_compare.ipynb #614143b7
 def compare_cases(
@@ -192,18 +209,20 @@ def compare_cases(
     """B − A per number: difference, 95 % interval, p-value, effect (see `metrics.score.compare`).
     Raises `ReportError` where the cases, the tasks or the labelers differ."""
     _check_alike(a, b)
-    cases, other = case_scores(a), case_scores(b)
+    cases = case_scores(a)
+    other = case_scores(b)
     if cases.ids != other.ids:
         common = len(set(cases.ids) & set(other.ids))
-        raise ReportError(f"{a} has {counted(len(cases.ids), 'case')} and {b} has "
-                          f"{len(other.ids)}, of which "
-                          f"{common} are the same; evaluate both on the same split")
+        raise ReportError(
+            f"{a} has {counted(len(cases.ids), 'case')} and {b} has {len(other.ids)}, "
+            f"of which {common} are the same; evaluate both on the same split"
+        )
     found = comparisons(cases.scores, other.scores, cases.patients, resamples=resamples)
     if not found: raise ReportError(f"{a} and {b} have no number in common; nothing to compare")
     rows = [{"number": name} | row for name, row in found.items()]
     table = pd.DataFrame(rows).set_index("number")
-    table["interval"] = [f"{low:+.3f} to {high:+.3f}" for low, high in table["interval"]]
-    return table
+    intervals = [f"{low:+.3f} to {high:+.3f}" for low, high in table["interval"]]
+    return table.assign(interval=intervals)
 
 
 def _check_alike(a: str | Path, b: str | Path) -> None:
@@ -211,6 +230,7 @@ def _check_alike(a: str | Path, b: str | Path) -> None:
     _, metrics = first_run(a)
     _, other = first_run(b)
     for what in ("task", "labeler"):
-        if metrics.get(what) != other.get(what):
-            raise ReportError(f"{a} and {b} have different {what}s: "
-                              f"{metrics.get(what)} and {other.get(what)}")
+        one = metrics.get(what)
+        another = other.get(what)
+        if one != another:
+            raise ReportError(f"{a} and {b} have different {what}s: {one} and {another}")

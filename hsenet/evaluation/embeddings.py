@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Prompts', 'WAYS_OF_ASKING', 'embed_items', 'embed_volumes', 'embed_texts', 'phantom_prompts', 'embed_prompts',
-           'zero_shot', 'Embedded', 'embedding_stores', 'embed_held_out']
+           'zero_shot', 'Embedded', 'embedding_stores', 'embed_held_out', 'TokenFiles']
 
 # %% ../../nbs/evaluation/03_embeddings.ipynb #ad52ec3c
 import base64
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ..cache.datasets import CLIPCollator, CLIPDataset
@@ -23,7 +26,7 @@ from ..cache.manifest import label_array, label_names, one_per_scan
 from ..cache.text import truncate_report
 from .predictions import AGAIN, Predictions, run_key
 from .respondent import in_chunks, load_inputs
-from ..files import blamed
+from ..files import FileError, blamed, checksum, whole_file
 from ..metrics.probe import PROMPTS, prompt_pairs, zero_shot_scores
 from ..metrics.retrieval import duplicate_groups
 from ..models.clip import VolumeCLIP
@@ -218,3 +221,32 @@ def embed_held_out(
     volumes = embed_volumes(model, data, data.records, store=stores["model"])
     reports = embed_texts(model, tokenizer, findings, ids=cases, store=stores["reports"])
     return Embedded(data.records, volumes, reports)
+
+# %% ../../nbs/evaluation/03_embeddings.ipynb #29779913
+class TokenFiles:
+    "Case → patch tokens of each encoder, (N, W), by key, as files of a folder: `in`, `[]`, `[] =`."
+
+    def __init__(self, folder: str | Path): self.folder = Path(folder)
+
+    def path(self, key: Sequence) -> Path:
+        "The file of a key."
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return self.folder / f"{checksum(json.dumps([*key, device]))}.safetensors"
+
+    def __contains__(self, key: Sequence) -> bool: return self.path(key).is_file()
+
+    def __getitem__(self, key: Sequence) -> dict[str, tuple[Tensor, ...]]:
+        path = self.path(key)
+        try:
+            with safe_open(path, "pt") as file:
+                cases = json.loads(file.metadata()["cases"])
+                encoders = [file.get_tensor(f"{i}") for i in range(len(file.keys()))]
+        except SafetensorError as e:
+            raise FileError(f"{path} can't be read ({e}); delete it, it is made anew") from e
+        return dict(zip(cases, zip(*encoders)))
+
+    def __setitem__(self, key: Sequence, tokens: Mapping[str, tuple[Tensor, ...]]) -> None:
+        encoders = zip(*tokens.values())
+        stacked = {f"{i}": torch.stack(list(of_cases)) for i, of_cases in enumerate(encoders)}
+        content = save(stacked, {"cases": json.dumps(list(tokens))})
+        with whole_file(self.path(key), len(content)) as file: file.write(content)

@@ -188,13 +188,23 @@ def _note_failure(folder: Path, error: Exception) -> None:
     sys.exit(1)
 
 # %% ../../nbs/evaluation/15_grid.ipynb #3fc50bf5
+def _context(jobs: Sequence[Job]) -> Any:
+    "What starts processes: copies of one that has imported the jobs' modules; elsewhere new ones."
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    modules = {job.row.task.partition(":")[0] for job in jobs}
+    context.set_forkserver_preload(sorted({__name__, *modules}))
+    return context
+
+
 def _start(
     job: Job,
     output: Path,
     places: dict,
+    context: Any,  # of `_context`
 ) -> multiprocessing.Process:
     "The process of a job, started."
-    context = multiprocessing.get_context("spawn")
     process = context.Process(target=_job_process, args=(job, output, places), name=job.place)
     with safe_start():
         process.start()
@@ -225,13 +235,14 @@ def run_grid(
     "Run what isn't done; gives the state of each job by its place. Raises `GridError`."
     output = make_folder(output)
     todo = [job for job in jobs if not is_done(job, output)]
+    context = _context(todo)
     ended: dict[str, str] = {}  # place → state
     running: dict[int, tuple[Job, multiprocessing.Process]] = {}
     try:
         while True:
             for job in _can_start(todo, output)[: workers - len(running)]:
                 todo.remove(job)
-                process = _start(job, output, dict(places or {}))
+                process = _start(job, output, dict(places or {}), context)
                 running[process.sentinel] = (job, process)
                 logger.info("%s: started", job.place)
             if not running: break

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..cache.datasets import QuestionDataset
+from ..cache.manifest import read_questions
 from ..cache.text import fill_template
 from .folder import alone_in_folder
 from .page import write_pages
@@ -30,6 +31,18 @@ from ..plots import plot_confusion
 logger = logging.getLogger(__name__)
 
 # %% ../../nbs/evaluation/08_questions.ipynb #b082ed98
+def _held_out_and_training(
+    cache: str | Path,
+    split: str,
+    task: str,
+) -> tuple[QuestionDataset, list[dict]]:
+    "The questions that are asked, and those of training; the table of questions is read once."
+    read = read_questions(cache)
+    asked = QuestionDataset(cache, split, (task,), read)
+    training = QuestionDataset(cache, "train", (task,), read)
+    return asked, training.questions
+
+
 def question_requests(
     data: QuestionDataset,
     records: Sequence[dict],  # of the manifest: whose questions
@@ -176,9 +189,8 @@ def evaluate_vqa(
     if task not in QUESTIONS:
         raise EvaluationError(f"task: expected {', '.join(QUESTIONS)}, found {task!r}")
     output = Path(output)
-    data = QuestionDataset(cache, split, (task,))
+    data, training = _held_out_and_training(cache, split, task)
     respondent = Respondent(model_folder, data)
-    training = QuestionDataset(cache, "train", (task,)).questions
     once, others = once_and_again(data.records)
     asked = question_requests(data, once)
     scorable_rows(task, asked)  # an error now, rather than after all answers are there

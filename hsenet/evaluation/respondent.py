@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..cache.datasets import CLIPDataset, VLMCollator
 from ..cache.text import load_tokenizer
-from ..files import show_bar
 from ..models.clip import VolumeCLIP
 from ..models.generation import GreedySearch
 from ..models.vlm import HSENetVLM, ready_to_speak
+from ..progress import progress_bar
 from ..training.batches import to_device
 from ..training.stages import encode_records
 
@@ -62,7 +61,7 @@ def in_chunks(
     what: str,  # the progress bar's title
 ) -> Iterator[Sequence]:
     "Slices of `items`, with a progress bar."
-    with tqdm(total=len(items), desc=what, mininterval=2, disable=not show_bar()) as bar:
+    with progress_bar(None, what, total=len(items), mininterval=2) as bar:
         for start in range(0, len(items), size):
             chunk = items[start:start + size]
             yield chunk
@@ -128,7 +127,7 @@ def _encoded_batches(
     for item in asked:
         by_case.setdefault(item["record"]["case"], []).append(item)
     groups = list(by_case.values())
-    with tqdm(total=len(asked), desc=what, mininterval=2, disable=not show_bar()) as bar:
+    with progress_bar(None, what, total=len(asked), mininterval=2) as bar:
         for start in range(0, len(groups), batch_size):
             group = groups[start:start + batch_size]
             tokens = respondent.encode([items[0]["record"] for items in group])

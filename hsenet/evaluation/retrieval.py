@@ -19,7 +19,7 @@ import torch
 
 from ..cache.datasets import CLIPDataset
 from ..cache.manifest import (
-    cache_about, label_array, label_names, one_per_scan, read_manifest)
+    cache_about, label_array, one_per_scan, read_manifest)
 from .embeddings import (
     WAYS_OF_ASKING, Embedded, Prompts, embed_held_out, embed_volumes, embedding_stores, zero_shot)
 from .folder import alone_in_folder

@@ -20,12 +20,12 @@ from scipy.stats import rankdata
 
 from ..cache.datasets import CLIPDataset, QuestionDataset, ReportDataset
 from ..cache.manifest import (
-    cache_about, label_array, one_per_scan, read_manifest, read_records)
+    cache_about, cache_checksum, label_array, one_per_scan, read_manifest, read_records)
 from ..cache.text import load_tokenizer
 from ..config import Config, preset as named_preset
 from ..corpora.layouts import ABOUT
 from .embeddings import (
-    WAYS_OF_ASKING, embed_held_out, embed_volumes, embedding_stores, zero_shot)
+    WAYS_OF_ASKING, TokenFiles, embed_held_out, embed_volumes, embedding_stores, zero_shot)
 from .predictions import EvaluationError, once_and_again, predictions_for
 from .questions import question_requests
 from .reports import finding_names, named_labeler, report_requests
@@ -41,7 +41,7 @@ from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
 from ..training.facts import varied_labels
 from ..training.folder import model_folder, versions
-from ..training.stages import train_mrg, train_stage1, train_stage2, train_vqa
+from ..training.stages import towers_id, train_mrg, train_stage1, train_stage2, train_vqa
 
 # %% ../../nbs/evaluation/16_variants.ipynb #7c67b08f
 def donors(
@@ -195,6 +195,27 @@ def _pooled_slices(data: CLIPDataset, record: dict) -> np.ndarray:
     features = data.read(record, "slice_features").astype(np.float32)
     return np.concatenate([features.mean(axis=0), features.max(axis=0)])
 
+# %% ../../nbs/evaluation/16_variants.ipynb #1ce5d87d
+def _said(
+    respondent: Respondent,
+    output: Path,
+    asked: Sequence[dict],
+    max_new_tokens: int,
+    known: TokenFiles | None,
+    batch_size: int = 64,
+) -> list[dict]:
+    "The lines of `predictions.jsonl`; patch tokens are taken from `known`, or put there."
+    if known is None: return predictions_for(respondent, output, asked, batch_size, max_new_tokens)
+    model, data = respondent.model, respondent.data
+    cases = cache_checksum(data.cache, (data.split,))
+    key = ("held out", towers_id(model), cases, model.config.control, data.split)
+    are_known = key in known
+    if are_known: respondent.kept = known[key]
+    rows = predictions_for(respondent, output, asked, batch_size, max_new_tokens)
+    seen = {item["record"]["case"] for item in asked}
+    if not are_known and seen <= set(respondent.kept): known[key] = respondent.kept
+    return rows
+
 # %% ../../nbs/evaluation/16_variants.ipynb #144a88dd
 def report_arrays(
     model_folder: str | Path,  # an `HSENetVLM` with its tokenizer
@@ -202,6 +223,7 @@ def report_arrays(
     output: Path,  # for the predictions
     split: str = "validation",
     labeler: str | None = None,  # None: the cache's
+    known: TokenFiles | None = None,  # patch tokens of the same encoders
 ) -> dict[str, np.ndarray]:
     "`claimed`, `there`, `placed` of the held-out cases. Raises `EvaluationError`, `LabelerError`."
     name = labeler or cache_about(cache).labeler
@@ -209,7 +231,7 @@ def report_arrays(
     read = named_labeler(name)
     data = ReportDataset(cache, split)
     asked = report_requests(one_per_scan(data.records))
-    rows = predictions_for(Respondent(model_folder, data), output, asked, 64, 512)
+    rows = _said(Respondent(model_folder, data), output, asked, 512, known)
     predicted = read([row["prediction"] for row in rows])
     true = read([row["reference"] for row in rows])
     known = one_per_scan(read_manifest(cache, "train"))
@@ -228,12 +250,13 @@ def answer_arrays(
     cache: str | Path,
     output: Path,  # for the predictions
     split: str = "validation",
+    known: TokenFiles | None = None,
 ) -> dict[str, np.ndarray]:
     "`answered` of the held-out cases: location questions, a case without any has zeros."
     data = QuestionDataset(cache, split, ("location",))
     once, _ = once_and_again(data.records)
     asked = question_requests(data, once)
-    rows = predictions_for(Respondent(model_folder, data), output, asked, 64, 74)
+    rows = _said(Respondent(model_folder, data), output, asked, 74, known)
     place = {record["case"]: i for i, record in enumerate(once)}
     answered = np.zeros((len(once), 2), np.uint16)
     for row in rows:
@@ -363,8 +386,14 @@ def report_model(
     "A row that trains a report model and reads its reports of the held-out cases."
     config = _vlm_config(needs, preset, seed, settings, changes)
     stages = [_trained(needs, name) for name in ("stage1", "stage2")]
-    best = train_mrg(config, cache, *stages, folder / "train", control)
-    return _spoken(folder, best, partial(report_arrays, labeler=labeler), cache)
+    known = _tokens(folder, config.mrg.cache_tokens)
+    best = train_mrg(config, cache, *stages, folder / "train", control, known=known)
+    return _spoken(folder, best, partial(report_arrays, labeler=labeler, known=known), cache)
+
+
+def _tokens(folder: Path, kept: bool) -> TokenFiles | None:
+    "The seed's patch tokens; None where a stage keeps none, for they would be large."
+    return TokenFiles(folder.parent / "tokens") if kept else None
 
 
 def _spoken(
@@ -397,8 +426,9 @@ def question_model(
     starts = {name: _trained(needs, name) for name in ("stage1", "stage2")}
     reports = [name for name in needs if name not in (*starts, "text_language")]
     if reports: starts["mrg"] = _trained(needs, reports[0])
-    best = train_vqa(config, cache, folder / "train", control=control, **starts)
-    return _spoken(folder, best, answer_arrays, cache)
+    known = _tokens(folder, config.vqa.cache_tokens)
+    best = train_vqa(config, cache, folder / "train", control=control, known=known, **starts)
+    return _spoken(folder, best, partial(answer_arrays, known=known), cache)
 
 # %% ../../nbs/evaluation/16_variants.ipynb #31ddb52f
 def other_patient(

@@ -15,14 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 from transformers import (
     AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel)
 from transformers.configuration_utils import PretrainedConfig
 
-from ..files import PlainError, show_bar
+from ..files import PlainError
 from ..messages import first_line
 from .words import other_script
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -361,7 +361,7 @@ class BertLabeler:
         "(N, L) probabilities."
         out = np.zeros((len(reports), len(self.names)))
         order = np.argsort([len(report) for report in reports], kind="stable")
-        for start in tqdm(range(0, len(reports), self.batch_size), desc="labels", disable=not show_bar()):
+        for start in progress_bar(range(0, len(reports), self.batch_size), "labels"):
             rows = order[start:start + self.batch_size]
             inputs = self._tokens([reports[i] for i in rows]).to(self.model.device)
             out[rows] = self.model(**inputs).logits.float().sigmoid().cpu().numpy()

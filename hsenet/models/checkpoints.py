@@ -10,14 +10,14 @@ import re
 from pathlib import Path
 
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 from transformers import Phi3Config, PreTrainedModel, initialization as init
 
 from ..cache.text import load_tokenizer
 from ..config import LanguageConfig
-from ..files import FileError, read_json, replace_folder, show_bar, write_json
+from ..files import FileError, read_json, replace_folder, write_json
 from ..messages import counted
 from ..places import hold_place
+from ..progress import progress_bar
 from .branches import branch_configs
 from .clip import VolumeCLIP
 from .language import base_checksum, load_language_model
@@ -277,7 +277,7 @@ def _rewrite(source: Path, folder: Path, progress: bool):
     "The same tensors under the same names in one safetensors file; `config.json` if there is one."
     weights = read_weights(source, progress).items()
     whole = {}
-    for name, x in tqdm(weights, desc="copy", unit="tensor", disable=not show_bar(progress)):
+    for name, x in progress_bar(weights, "copy", progress, unit="tensor"):
         whole[name] = x.contiguous().clone()
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
     config = _config_beside(find_weights(source))

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..files import FileError, PlainError, read_json, show_bar
+from ..files import FileError, PlainError, read_json
 from ..messages import counted, first_line
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
@@ -140,7 +140,7 @@ def _read_shards(index: Path, progress: bool) -> dict[str, Tensor]:
     "Tensors of all files that an index names. Raises `CheckpointError`."
     weights = {}
     shards = _shards(index).items()
-    for file, names in tqdm(shards, desc=f"read {index.parent.name}", disable=not show_bar(progress)):
+    for file, names in progress_bar(shards, f"read {index.parent.name}", progress):
         path = index.parent / file
         if not path.is_file():
             raise CheckpointError(

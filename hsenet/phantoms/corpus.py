@@ -19,12 +19,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ..config import PhantomConfig
 from ..corpora.layouts import ABOUT, PHANTOM, write_about
 from ..corpora.table import LABELS
-from ..files import FileError, check_fields, printable, read_json, show_bar, whole_file
+from ..files import FileError, check_fields, printable, read_json, whole_file
 from ..files import write_lines, write_text
 from ..messages import counted
 from .anatomy import PhantomError, named_rng
@@ -34,6 +33,7 @@ from .kinds import Phantom
 from .render import acquire, render
 from .reports import sentences, write_impression, write_report
 from ..processes import worker_pool
+from ..progress import progress_bar
 
 # %% ../../nbs/phantoms/10_corpus.ipynb #c5abeca7
 RELEASES = ("first", "fixed")
@@ -273,7 +273,7 @@ def _make_split(
     split = names[0].split("_")[0]
     lots = [names[i : i + 16] for i in range(0, len(names), 16)]
     tables = {}
-    bar = tqdm(total=len(names), desc=f"phantoms, {split}", unit="scan", disable=not show_bar(progress))
+    bar = progress_bar(None, f"phantoms, {split}", progress, total=len(names), unit="scan")
     with bar:
         for lot in do(_make_scans, lots, [job] * len(lots)):
             for rows in lot:

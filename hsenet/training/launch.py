@@ -31,6 +31,7 @@ from ..config import Config, override
 from ..files import read_json, write_text
 from ..messages import PlainError
 from ..processes import die_with_parent, safe_environment
+from ..progress import WATCHED, is_watched
 
 # %% ../../nbs/training/13_launch.ipynb #32270de3
 class LaunchError(RuntimeError):
@@ -251,6 +252,7 @@ def _environment(processes: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     environment = safe_environment() | {"OMP_NUM_THREADS": str(max(1, cores // processes))}
     environment[LEVEL] = str(logging.getLogger("hsenet").getEffectiveLevel())
+    environment[WATCHED] = "1" if is_watched() else "0"  # `show_file` shows what it says on stderr
     if not torch.cuda.is_available(): environment["ACCELERATE_USE_CPU"] = "true"
     return environment
 

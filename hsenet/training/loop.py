@@ -25,12 +25,12 @@ from hsenet.files import (
     recover_folder,
     replace_folder,
     say_no_room,
-    show_bar,
     write_json,
 )
 from ..inventory import write_inventory
 from ..models.flops import mfu
 from ..models.folders import no_bars
+from ..progress import progress_bar
 from hsenet.training.folder import (
     RESULTS,
     TRACKER,
@@ -279,13 +279,14 @@ def _log_step(trainer: Trainer, row: dict, clock: Clock, bar: tqdm, evaluates: b
 
 
 def _progress_bar(trainer: Trainer) -> tqdm:
-    return tqdm(
+    return progress_bar(
+        None,
+        trainer.output.name,
+        progress=trainer.accelerator.is_main_process,
         total=trainer.total,
         initial=trainer.progress.step,
-        desc=trainer.output.name,
         mininterval=2,
         bar_format="{desc} {percentage:.0f}% {n_fmt}/{total_fmt}, {remaining} left{postfix}",
-        disable=not show_bar(trainer.accelerator.is_main_process),
     )
 
 

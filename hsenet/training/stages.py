@@ -10,15 +10,13 @@ __all__ = ['log', 'CLIP_PARTS', 'CONTROLS', 'VLM_PARTS', 'clip_tokenizer', 'whit
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from hsenet.cache.datasets import (
     CLIPCollator,
@@ -27,14 +25,15 @@ from hsenet.cache.datasets import (
     ReportDataset,
     VLMCollator,
 )
-from ..cache.manifest import DatasetError, read_manifest
+from ..cache.manifest import DatasetError, read_manifest, read_questions
 from ..cache.text import load_tokenizer, train_tokenizer, wordings
 from ..config import Config, StageConfig
-from ..files import checksum, show_bar
+from ..files import checksum
 from ..models.branches import find_branch
 from ..models.checkpoints import load_clip
 from ..models.clip import VolumeCLIP, build_clip, start_from_stage1
 from ..models.vlm import HSENetVLM, build_vlm, check_same_branches
+from ..progress import progress_bar
 from .facts import module_id, run_facts, sources, what_was_taught
 from .folder import TrainingError, finished, model_folder, open_run, weights_id
 from .loop import fit
@@ -215,22 +214,26 @@ def encode_split(
     data = CLIPDataset(cache, split)
     starts = range(0, len(data), batch_size)
     tokens = {}
-    hidden = not show_bar(progress)
     vlm.eval()
-    for start in tqdm(starts, desc=f"encode {split}", mininterval=2, disable=hidden):
+    for start in progress_bar(starts, f"encode {split}", progress, mininterval=2):
         chunk = data.records[start : start + batch_size]
         for case, case_tokens in encode_records(vlm, data, chunk, batch_size).items():
             tokens[case] = tuple([tensor.half().cpu() for tensor in case_tokens])
     return tokens
 
 # %% ../../nbs/training/11_stages.ipynb #8bd85e76
-def vlm_tokenizer(config: Config, cache: str | Path, tasks: tuple[str, ...] = ("location",)) -> Any:
+def vlm_tokenizer(
+    config: Config,
+    cache: str | Path,
+    tasks: tuple[str, ...] = ("location",),
+    questions: QuestionDataset | None = None,  # of the training split; None: read, if there are any
+) -> Any:
     "The language model's tokenizer, with the four special tokens of the method."
     settings = config.language
     if settings.pretrained: return load_tokenizer(settings.pretrained, "causal")
     cache = Path(cache)
     texts = set(ReportDataset(cache, "train").texts())
-    texts.update(_question_texts(cache, tasks))
+    texts.update(_question_texts(cache, tasks) if questions is None else questions.texts())
     return train_tokenizer(sorted(texts), settings.vocab_size, "causal", settings.max_length)
 
 
@@ -314,29 +317,41 @@ def _fit_vlm(
     stage: StageConfig,
     cache: Path,
     output: Path,
-    dataset: Callable[..., Dataset],  # of a cache and a split
+    train: ReportDataset,
+    tune: ReportDataset,
     facts: dict,
     known: dict | None = None,  # patch tokens of stages before, see `shared_tokens`
     **options,  # to `fit`
 ) -> Path:
-    "Fine-tune a VLM on the prompts and answers of a data set; gives the best checkpoint."
+    "Fine-tune a VLM on prompts and answers; gives the best checkpoint."
     _check_augmentation(config, stage)
     words = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     facts = run_facts(config, cache, VLM_PARTS, vocabulary=checksum(words), **facts)
     vlm.config.control = facts["control"]
     resume = options.get("resume", True)
-    tokens = {}
     if stage.cache_tokens and not finished(output, stage, config.seed, facts, resume):
         vlm.to(_device())
         tokens = shared_tokens(vlm, cache, facts, {} if known is None else known)
-    data = partial(dataset, cache, as_stored=True)
-    train = data("train", augment=config.augment, seed=config.seed, tokens=tokens.get("train"))
-    tune = data("tune", tokens=tokens.get("tune"))
+        train.tokens = tokens["train"]
+        tune.tokens = tokens["tune"]
     max_length = stage.max_length or config.language.max_length
     collate = VLMCollator(tokenizer, vlm.num_visual_tokens, max_length)
     task = VLMTask(vlm, collate, tokenizer)
     options["tracker"] = config.tracker
     return fit(task, train, tune, stage, output, config.seed, facts=facts, hold=False, **options)
+
+
+def _train_and_tune(
+    config: Config,
+    dataset: type[ReportDataset],
+    cache: Path,
+    **what,  # to the data set: tasks, questions
+) -> tuple[ReportDataset, ReportDataset]:
+    "The training and the tuning split, as they are stored; only the former is augmented."
+    drawn = {"augment": config.augment, "seed": config.seed}
+    train = dataset(cache, "train", as_stored=True, **drawn, **what)
+    tune = dataset(cache, "tune", as_stored=True, **what)
+    return train, tune
 
 
 def _device() -> torch.device:
@@ -364,8 +379,9 @@ def train_mrg(
         vlm = build_vlm(config, tokenizer, clip1, clip2)
         facts = {"control": control, "towers": towers_id(vlm)}
         facts |= sources(language=config.language.pretrained)
+        train, tune = _train_and_tune(config, ReportDataset, cache)
         return _fit_vlm(
-            vlm, tokenizer, config, config.mrg, cache, folder, ReportDataset, facts, **kw
+            vlm, tokenizer, config, config.mrg, cache, folder, train, tune, facts, **kw
         )
 
 # %% ../../nbs/training/11_stages.ipynb #efd1e3b1
@@ -383,18 +399,30 @@ def train_vqa(
     "Train packers and language model to answer questions."
     cache = Path(cache)
     torch.manual_seed(config.seed)
+    train, tune = _question_splits(config, cache, tasks)
     if config.vqa.init_from == "mrg":
         vlm, tokenizer, start = _start_from_mrg(config, mrg, control)
     else:
-        tokenizer = vlm_tokenizer(config, cache, tasks)
+        tokenizer = vlm_tokenizer(config, cache, tasks, train)
         vlm = build_vlm(config, tokenizer, *_stage_clips(config, stage1, stage2, control))
         start = {"towers": towers_id(vlm), **sources(language=config.language.pretrained)}
     origin = {"mrg": str(mrg), "control": str(control), "tasks": list(tasks)}
-    dataset = partial(QuestionDataset, tasks=tasks)
-    questions = [dataset(cache, split).identity() for split in ("train", "tune")]
+    questions = [train.identity(), tune.identity()]
     facts = {"control": control, "tasks": list(tasks), "questions": questions, **start}
     with open_run(config, output, kw.get("resume", True), **origin) as folder:
-        return _fit_vlm(vlm, tokenizer, config, config.vqa, cache, folder, dataset, facts, **kw)
+        return _fit_vlm(
+            vlm, tokenizer, config, config.vqa, cache, folder, train, tune, facts, **kw
+        )
+
+
+def _question_splits(
+    config: Config,
+    cache: Path,
+    tasks: tuple[str, ...],
+) -> tuple[QuestionDataset, QuestionDataset]:
+    "Questions of the training and the tuning split; a corpus has a million, so they are read once."
+    read = read_questions(cache)
+    return _train_and_tune(config, QuestionDataset, cache, tasks=tasks, questions=read)
 
 
 def _start_from_mrg(

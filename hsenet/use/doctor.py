@@ -139,7 +139,8 @@ def check_folder(folder: str | Path) -> list[Line]:
     if (folder / "index.json").is_file():
         from hsenet.use.index import CaseIndex
 
-        return [Line(str(folder), f"an index of {len(CaseIndex.load(folder).cases)} cases")]
+        cases = CaseIndex.load(folder).cases
+        return [Line(str(folder), f"an index of {counted(len(cases), 'case')}")]
     parts = [folder / name for name in FOLDERS.values()]
     if (folder / "config.yaml").is_file() and any(part.is_dir() for part in parts):
         return check_bundle(folder)

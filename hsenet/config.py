@@ -103,6 +103,7 @@ class CLIPConfig(Settings):
     logit_scale: Annotated[float, Between(-20, 20)] = 2.6592  # ln(1 / 0.07)
     loss: Annotated[str, OneOf(("softmax", "sigmoid"))] = "softmax"  # InfoNCE, or SigLIP's
     logit_bias: Annotated[float, Between(-100, 100)] = -10.0  # of `sigmoid`, at the start
+    pooling: Annotated[str, OneOf(("cls", "patches"))] = "cls"  # read by the volume head; paper: cls
     guide: bool = True  # stage 2: slices score the patches; False, an ablation: every score is 1
     consistency_weight: Factor = 0.1  # stage 2: weight of the consistency loss at step 0 …
     consistency_steps: Count = 5000  # … falling linearly to zero here
@@ -374,13 +375,16 @@ def _cpu() -> Config:
     return override(
         _tiny(),
         name="cpu",
-        phantom=dict(difficulty="clear", n_train=6000, n_valid=400, shape=(32, 96, 96)),
+        phantom=dict(difficulty="clear", n_train=16000, n_valid=400, shape=(32, 96, 96)),
         volume=dict(spacing=(10.0, 4.4, 4.4), window=(-1000, 400)),
         slices=dict(steps=800),
         text=dict(vocab_size=1000, whiten=64, lr_scale=0.1),
+        clip=dict(pooling="patches"),
         language=dict(vocab_size=1000),
-        stage1=dict(epochs=20),
-        stage2=dict(epochs=5),
+        stage1=dict(epochs=8),
+        stage2=dict(epochs=2),
+        mrg=dict(epochs=3),
+        vqa=dict(epochs=1.5),
     )
 
 
@@ -395,7 +399,7 @@ def _gpu() -> Config:
         slices=dict(n=32, dim=256, image_size=128, steps=2000),
         encoder=_sizes(384, 8, 6, 1536) | dict(patch_size=(8, 32, 32)),
         text=text | _sizes(384, 4, 6, 1536),
-        clip=dict(projection_dim=256),
+        clip=dict(projection_dim=256, pooling="patches"),
         language=_sizes(384, 6, 6, 1536) | dict(vocab_size=2000, max_length=640),
         stage1=stage | dict(epochs=40, lr=5e-4),
         stage2=stage | dict(epochs=10, lr=2e-4),

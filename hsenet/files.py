@@ -204,11 +204,18 @@ def _count_values(events: Iterable[yaml.Event]) -> int:
             anchors.append(event.anchor)
             continue
         match event:
-            case yaml.CollectionEndEvent(): n, anchor = counts.pop() + 1, anchors.pop()
-            case yaml.ScalarEvent(): n, anchor = 1, event.anchor
-            case yaml.AliasEvent() if event.anchor in anchors: raise ValueError("a list in itself")
-            case yaml.AliasEvent(): n, anchor = named.get(event.anchor, 1), None
-            case _: continue
+            case yaml.CollectionEndEvent():
+                n = counts.pop() + 1
+                anchor = anchors.pop()
+            case yaml.ScalarEvent():
+                n = 1
+                anchor = event.anchor
+            case yaml.AliasEvent():
+                if event.anchor in anchors: raise ValueError("a list in itself")
+                n = named.get(event.anchor, 1)
+                anchor = None
+            case _:
+                continue
         if anchor: named[anchor] = n
         counts[-1] += n
         if max(counts) > MOST_VALUES: raise ValueError(f"more than {MOST_VALUES:,} values")
@@ -334,7 +341,7 @@ def read_lines(
     path = existing_file(path, advice)
     size = path.stat().st_size
     if size > MOST_JSON:
-        raise FileError(f"{path}: expected at most {MOST_JSON:,} bytes, found {size:,}")
+        raise FileError(f"{path}: expected at most {MOST_JSON:,} bytes, found {size:,}; {REMAKE}")
     *lines, last = path.read_bytes().split(b"\n")
     rows = [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
     if not last: return rows
@@ -347,13 +354,15 @@ def read_lines(
 
 def _row(line: bytes, place: str) -> dict:
     if len(line) > MOST_ROW:
-        raise FileError(f"{place}: expected at most {MOST_ROW:,} bytes, found {len(line):,}")
+        size = len(line)
+        raise FileError(f"{place}: expected at most {MOST_ROW:,} bytes, found {size:,}; {REMAKE}")
     try:
         row = _parse_json(line.decode())
     except ValueError as e:
         raise FileError(f"{place}: not JSON ({e}); {REMAKE}") from e
     if not isinstance(row, dict):
-        raise FileError(f"{place}: expected a JSON object, found {type(row).__name__}")
+        found = type(row).__name__
+        raise FileError(f"{place}: expected a JSON object, found {found}; {REMAKE}")
     return row
 
 # %% ../nbs/03_files.ipynb #7feb62fd

@@ -100,10 +100,8 @@ def prepare(
     **header: Any,  # slope, intercept, series, volume: see `read_ct`
 ) -> PreparedCT:
     "A CT, read and encoded, or as it was kept. Raises `FileNotFoundError`, `VolumeError`."
-    if isinstance(ct, np.ndarray):
-        ct, spacing = as_scan(ct, spacing), None
+    ct, header = _source(ct, spacing, header)
     kept = self.__dict__.setdefault("_kept", {})
-    header = {"spacing": spacing, **header}
     key = scan_key(ct, header)
     if key in kept: return kept[key]
     scan = prepare_scan(ct, self.config, self.slice_encoder, self.device, **header)
@@ -111,6 +109,18 @@ def prepare(
     while len(kept) >= KEPT: kept.pop(next(iter(kept)))
     kept[key] = scan
     return scan
+
+
+def _source(
+    ct: Any,
+    spacing: tuple[float, float, float] | None,
+    header: dict,
+) -> tuple[Any, dict]:
+    "What is read, and what is said of it: an array becomes a scan, which has its spacing."
+    if isinstance(ct, np.ndarray):
+        ct = as_scan(ct, spacing)
+        spacing = None
+    return ct, {"spacing": spacing, **header}
 
 
 def prepare_ct(model: HSENet, path: str | Path, **header: Any) -> "dict[str, Tensor]":
@@ -127,10 +137,11 @@ def forget(
 ) -> None:
     "Drop what is kept of a CT, as `prepare` was given it, or of all. Raises `FileNotFoundError`."
     kept = self.__dict__.setdefault("_kept", {})
-    if ct is None: return kept.clear()
-    if isinstance(ct, np.ndarray):
-        ct, spacing = as_scan(ct, spacing), None
-    kept.pop(scan_key(ct, {"spacing": spacing, **header}), None)
+    if ct is None:
+        kept.clear()
+        return
+    ct, header = _source(ct, spacing, header)
+    kept.pop(scan_key(ct, header), None)
 
 # %% ../nbs/13_inference.ipynb #036f070c
 @contextmanager
@@ -150,8 +161,10 @@ def _speaker(self: HSENet, part: str) -> "PlainModel | None":
     from hsenet.use.speaker import PlainModel, not_plain
 
     speakers = self.__dict__.setdefault("_speakers", {})
-    if self.device != "cpu" or f"{part}_model" in self.__dict__:
-        return speakers.pop(part, None) and None
+    is_loaded = f"{part}_model" in self.__dict__  # the library's, which can do more
+    if self.device != "cpu" or is_loaded:
+        speakers.pop(part, None)
+        return None
     if part not in speakers:
         folder = self.part(part)
         reason = not_plain(folder)
@@ -311,13 +324,15 @@ def index(self: HSENet, where: "str | Path | CaseIndex") -> "CaseIndex":
     opened = self.__dict__.setdefault("_indices", {})
     folder = Path(where)
     if folder not in opened:
-        own = folder / "index" if (folder / "index" / "index.json").is_file() else folder
-        if own == folder and (folder / "manifest.jsonl").is_file():
+        inside = folder / "index"
+        has_index = (inside / "index.json").is_file()
+        if not has_index and (folder / "manifest.jsonl").is_file():
             records, *places = embed_cache(self.clip, self.clip_tokenizer, folder)
             prompts = cache_about(folder).prompts
             opened[folder] = CaseIndex(records, *places, weights="", prompts=prompts)
         else:
-            opened[folder] = open_index(own, self.part("clip_stage2"))
+            found = inside if has_index else folder
+            opened[folder] = open_index(found, self.part("clip_stage2"))
     return opened[folder]
 
 # %% ../nbs/13_inference.ipynb #bcf17af5

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from .files import read_lines
 from .messages import PlainError
-from .plots import plot_history
+from .plots import plot_history, row_keys
 
 # %% ../nbs/10_live.ipynb #c790cee5
 log = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ def shown_panels(
     panels: Sequence[str] | None = None,  # wanted; None: the loss and all that is measured
 ) -> list[str]:
     "Which panels can be drawn so far; a quantity comes with its first number."
-    keys = dict.fromkeys(key for row in rows for key in row)
-    titles = dict.fromkeys(key.rpartition("/")[2] for key in keys)
+    keys = row_keys(rows)
+    titles = {key.rpartition("/")[2] for key in keys}
     measured = [key.rpartition("/")[2] for key in keys if key.startswith("tune/")]
     wanted = dict.fromkeys(["loss", *measured]) if panels is None else panels
     return [title for title in wanted if title in titles]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'WINDOWS', 'PLANES', 'LETTER_PLACES', 'PLACES', 'NOT_CURVES', 'Panels', 'BASELINE_MARKS',
            'BASELINE_COLOURS', 'PlotError', 'as_volume', 'window_limits', 'grey_levels', 'planes', 'voxel_inside',
-           'show_ct', 'show_axial', 'stretch', 'strength', 'overlay_patches', 'plot_history', 'plot_bars',
+           'show_ct', 'show_axial', 'stretch', 'strength', 'overlay_patches', 'row_keys', 'plot_history', 'plot_bars',
            'plot_recall', 'plot_confusion']
 
 # %% ../nbs/08_plots.ipynb #d989a7b9
@@ -269,13 +269,17 @@ def _is_number(x: Any) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool)
 
 
+def row_keys(rows: Sequence[Mapping]) -> list[str]:
+    "All keys of rows, each once, in the order in which they come."
+    keys: list[str] = []
+    for row in rows: keys += [key for key in row if key not in keys]
+    return keys
+
+
 def _panels(rows: Sequence[Mapping], x: str) -> dict[str, list[str]]:
     "Numeric keys of `rows`, grouped by the part after the last `/`."
-    keys: list[str] = []
-    for row in rows:
-        keys += [key for key in row if key not in keys]
     panels: dict[str, list[str]] = {}
-    for key in keys:
+    for key in row_keys(rows):
         if key in (x, *NOT_CURVES): continue
         numeric = any(_is_number(row.get(key)) for row in rows)
         name = key.rpartition("/")[2]

@@ -33,6 +33,7 @@ class Settings:
     "One training: everything that a variant may change."
     model: str = "vit"  # or `cnn`: the network of `hsenet.evaluation.ceiling`
     pool: tuple = (2, 2, 2)  # voxels averaged along (z, x, y), from 32 × 128 × 128
+    preset: str = ""  # phantoms and voxels of that preset; empty: those of `python tools/recipe.py cases`, pooled
     window: tuple = ()  # HU; empty: -1000 to 200. Otherwise the voxels are those of preset `cpu`, rendered at its size
     patch: tuple = (4, 8, 8)
     stem: str = "patch"  # one linear projection; or convolutions: `batch`, `group`, `channel`, `bare` (their normalisation)
@@ -44,7 +45,7 @@ class Settings:
     projection: float = 0.02  # deviation of the patch projection's weights
     smooth: tuple = (1, 1, 1)  # the patch projection starts constant over such boxes of voxels
     positions: float = 1.0  # amplitude of the position embeddings
-    pooling: str = "cls"  # or mean, max, max-mean, attention
+    pooling: str = "cls"  # or mean, max, max-mean, attention; patches: CLS, and every patch by its position
     width: int = 128
     layers: int = 2
     heads: int = 4
@@ -120,7 +121,17 @@ FULL = {  # 32 × 128 × 128 voxels, as `gpu`
     "vit": ("patches of 4 × 16 × 16: 512 of them", dict(patch=(4, 16, 16))),
     "coarse": ("patches of 8 × 32 × 32: 64 of them", dict(patch=(8, 32, 32))),
 }
+NOW = dict(preset="cpu", patch=(4, 16, 16), layers=3, mlp=512, batch_size=16, cases=6000, epochs=5, move=2)
+TODAY = {  # today's `clear`, as preset `cpu` renders it: 16 × 64 × 64 voxels, patches of 4 × 16 × 16
+    "cnn": ("three convolutions; maximum, mean and maxima in boxes", dict(model="cnn")),
+    "vit": ("the ViT as it is: linear patches, CLS", {}),
+    "max-mean": ("maximum and mean of the patch tokens", dict(pooling="max-mean")),
+    "patches": ("CLS, and a layer that reads every patch by its position", dict(pooling="patches")),
+    "stem": ("stem of three convolutions, positions × 0.1, CLS", THREE | dict(pooling="cls")),
+    "stem-patches": ("the same, and a layer that reads every patch", THREE | dict(pooling="patches")),
+}
 VARIANTS = dict(FINE)
+VARIANTS |= {f"today-{name}": (what, NOW | change) for name, (what, change) in TODAY.items()}
 VARIANTS |= {
     f"window-{name}": (what, dict(patch=(4, 16, 16), epochs=8) | change) for name, (what, change) in WINDOW.items()}
 VARIANTS |= {f"full-{name}": (what, dict(pool=(1, 1, 1)) | change) for name, (what, change) in FULL.items()}
@@ -204,6 +215,9 @@ def windowed_volumes(window: tuple) -> Tensor:
 
 def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
     "Volumes (N, 1, D, H, W) in [0, 1], averaged over `settings.pool`, and labels (N, 18)."
+    if settings.preset:
+        arrays, truth, _ = preset_cases(settings.preset, settings.cases, os.cpu_count() or 1)
+        return (torch.from_numpy(arrays).bfloat16() / 255)[:, None], torch.tensor(truth).float()
     labels = torch.tensor(np.load(CASES / "labels.npy")).float()
     if settings.window: return windowed_volumes(settings.window), labels
     volumes = torch.from_numpy(pooled_volumes(settings.pool))
@@ -212,8 +226,8 @@ def load_cases(settings: Settings) -> tuple[Tensor, Tensor]:
 
 # ceilings: what the convolutional network sees of a preset's own phantoms
 
-def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
-    "A phantom as a preset sees it (uint8), which findings it has, and its report."
+def _preset_case(job: tuple[str, str, str]) -> tuple[np.ndarray, list[bool], str]:
+    "A phantom of some difficulty as a preset sees it (uint8), which findings it has, and its report."
     from hsenet.config import preset
     from hsenet.ct.resample import encoder_volume
     from hsenet.ct.volume import CT
@@ -221,9 +235,9 @@ def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
     from hsenet.phantoms.render import acquire, render
     from hsenet.phantoms.reports import write_report
 
-    name, size = job
+    name, size, difficulty = job
     config = preset(size)
-    phantom = draw(name, config.phantom.difficulty, config.seed)
+    phantom = draw(name, difficulty, config.seed)
     acquisition = acquire(phantom, config.phantom.shape, 1, config.seed)
     hu = np.rint(render(phantom, acquisition)).astype(np.int16)
     ct = CT(np.ascontiguousarray(hu), acquisition.spacing, {})
@@ -232,23 +246,32 @@ def _preset_case(job: tuple[str, str]) -> tuple[np.ndarray, list[bool], str]:
     return np.rint(volume * 255).astype(np.uint8), present, write_report(phantom, config.seed)
 
 
+def difficulty_of(size: str) -> str:
+    from hsenet.config import preset
+
+    return preset(size).phantom.difficulty
+
+
 def generator_of(size: str) -> int:
     "Which version of its phantoms' difficulty a preset is given."
-    from hsenet.config import preset
     from hsenet.phantoms.corpus import GENERATORS
 
-    return GENERATORS[preset(size).phantom.difficulty]
+    return GENERATORS[difficulty_of(size)]
 
 
-def preset_cases(size: str, cases: int, processes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    "Volumes, labels and reports of so many training phantoms of a preset and of the held-out ones; made once."
-    kept = CASES / f"preset-{size}-{cases}-generator-{generator_of(size)}.npz"
+def preset_cases(
+    size: str, cases: int, processes: int, difficulty: str = "",
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Volumes, labels and reports of so many training phantoms of a preset and of the held-out ones; made once. They are
+    of the preset's own difficulty, if no other is named."""
+    other = f"-{difficulty}" if difficulty else ""
+    kept = CASES / f"preset-{size}-{cases}{other}-generator-{generator_of(size)}.npz"
     if kept.is_file():
         with np.load(kept) as arrays: return arrays["volumes"], arrays["labels"], arrays["reports"].tolist()
     names = [f"train_{i}_a" for i in range(1, cases + 1)]
     names += [f"valid_{i}_a" for i in range(1, HELD_OUT + 1)]
     with ProcessPoolExecutor(processes) as pool:
-        made = list(pool.map(_preset_case, [(name, size) for name in names], chunksize=8))
+        made = list(pool.map(_preset_case, [(name, size, difficulty or difficulty_of(size)) for name in names], chunksize=8))
     volumes = np.stack([volume for volume, *_ in made])
     labels = np.array([labels for _, labels, _ in made])
     reports = [report for *_, report in made]
@@ -366,8 +389,13 @@ class Classifier(nn.Module):
         self.stem = Stem(settings) if settings.stem != "patch" else None
         self.norm = nn.LayerNorm(settings.width) if settings.embed_norm else nn.Identity()
         self.query = nn.Parameter(torch.zeros(settings.heads, settings.width))
-        inputs = {"cls": 1, "mean": 1, "max": 1, "max-mean": 2, "attention": settings.heads}
+        inputs = {"cls": 1, "mean": 1, "max": 1, "max-mean": 2, "attention": settings.heads, "patches": 1}
         self.tell = nn.Linear(inputs[settings.pooling] * settings.width, labels)
+        self.tell_where = None
+        if settings.pooling == "patches":
+            tokens = self.vit.config.num_patches * settings.width
+            self.tell_where = nn.Linear(tokens, labels, bias=False)
+            nn.init.zeros_(self.tell_where.weight)
 
     @staticmethod
     @torch.no_grad()
@@ -392,7 +420,7 @@ class Classifier(nn.Module):
     def pool(self, tokens: Tensor) -> Tensor:
         cls, patches = tokens[:, 0], tokens[:, 1:]
         pooling = self.settings.pooling
-        if pooling == "cls": return cls
+        if pooling in ("cls", "patches"): return cls
         if pooling == "mean": return patches.mean(1)
         if pooling == "max": return patches.amax(1)
         if pooling == "max-mean": return torch.cat([patches.amax(1), patches.mean(1)], 1)
@@ -401,7 +429,10 @@ class Classifier(nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         patches = self.norm(self.embed(volume)) + self.vit.patch_embed.position
-        return self.tell(self.pool(self.vit.encode(patches)))
+        tokens = self.vit.encode(patches)
+        logits = self.tell(self.pool(tokens))
+        if self.tell_where is None: return logits
+        return logits + self.tell_where(tokens[:, 1:].flatten(1))
 
 
 class Masked(nn.Module):
@@ -452,6 +483,24 @@ CLIP_VARIANTS = {
 }
 
 
+FOUR = {"stage1.epochs": 4}
+PRESET_VARIANTS = {  # stage 1 of preset `cpu`, 500 steps of 48 phantoms: 4 epochs of 6,000
+    "stage1-cls": ("the head reads CLS, as in the paper", FOUR | {"clip.pooling": "cls"}),
+    "stage1-patches": ("as preset `cpu`: the head reads CLS and every patch", FOUR),
+    "stage1-fresh": ("24,000 phantoms, each once", {"stage1.epochs": 1}),
+    "stage1-curriculum": ("the first epoch on `bold` phantoms", FOUR),
+    "stage1-fine": ("256 patches of 4 × 8 × 8", FOUR | {"encoder.patch_size": (4, 8, 8)}),
+    "stage1-batch": ("batches of 192, learning rate doubled", FOUR | {"stage1.batch_size": 192, "stage1.lr": 2e-3}),
+    "stage1-slow": ("learning rate 3e-4", FOUR | {"stage1.lr": 3e-4}),
+    "stage1-fast": ("learning rate 3e-3", FOUR | {"stage1.lr": 3e-3}),
+    "stage1-long-warmup": ("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
+    "stage1-frozen-text": ("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
+    "stage1-fast-text": ("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
+}
+MORE_CASES = {"stage1-fresh": 24_000}
+BEGIN_BOLD = ("stage1-curriculum",)
+
+
 class StemPatches(nn.Module):
     "A stem and weak positions in place of a ViT's patch embedding."
 
@@ -493,22 +542,33 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
     return row | {"settings": settings, "generator": cases_generator()}
 
 
-def train_preset(size: str, cases: int, seed: int, stop_after: int | None, processes: int) -> dict:
-    "Stage 1 as a preset has it, in memory, on so many of its own phantoms."
+def train_preset(
+    size: str, cases: int, seed: int, stop_after: int | None, processes: int, name: str = "", **changes,
+) -> dict:
+    "Stage 1 as a preset has it but for `changes`, in memory, on so many of its own phantoms."
     from hsenet.config import preset
 
-    config = preset(size)
+    config = preset(size, **changes)
     arrays, labels, reports = preset_cases(size, cases, processes)
+    easy = cases if name in BEGIN_BOLD else 0
+    if easy:
+        bold, bold_labels, bold_reports = preset_cases(size, cases, processes, "bold")
+        arrays = np.concatenate([bold[:cases], arrays])
+        labels = np.concatenate([bold_labels[:cases], labels])
+        reports = bold_reports[:cases] + reports
     volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
-    row = fit_clip(f"stage1-{size}", config, (volumes, torch.tensor(labels).float(), reports), seed, stop_after)
+    data = (volumes, torch.tensor(labels).float(), reports)
+    row = fit_clip(name or f"stage1-{size}", config, data, seed, stop_after, easy=easy)
     settings = {name: value for name, value in asdict(config).items() if name in ("volume", "encoder", "text", "clip", "stage1")}
     return row | {"settings": settings, "cases": cases, "generator": generator_of(size)}
 
 
 def fit_clip(
     name: str, config, data: tuple[Tensor, Tensor, list[str]], seed: int, stop_after: int | None, stem: bool = False,
+    easy: int = 0,
 ) -> dict:
-    "A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out."
+    """A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out. The first `easy`
+    cases are the first epoch's, the others those of all after it."""
     from hsenet.cache.text import train_tokenizer
     from hsenet.evaluation.embeddings import phantom_prompts, zero_shot
     from hsenet.metrics.retrieval import recall_at_k
@@ -534,7 +594,7 @@ def fit_clip(
     groups = parameter_groups(
         model, stage.weight_decay, stage.lr, lambda tensor: share if tensor.startswith("text") else 1.0)
     optimizer = torch.optim.AdamW(groups)
-    batches = training // stage.batch_size
+    batches = (training - easy) // stage.batch_size
     steps = int(stage.epochs * batches)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, steps, stage.warmup))
     begin, begin_cpu = time.monotonic(), time.process_time()
@@ -561,7 +621,8 @@ def fit_clip(
 
     for epoch in range(int(stage.epochs)):
         model.train()
-        order = rng.permutation(training)
+        seen = np.arange(easy) if easy and epoch == 0 else np.arange(easy, training)
+        order = rng.permutation(seen)
         losses = []
         for batch in range(batches):
             cases = order[batch * stage.batch_size:(batch + 1) * stage.batch_size]
@@ -658,7 +719,7 @@ def train(name: str, settings: Settings, seed: int) -> dict:
         return F.binary_cross_entropy_with_logits(network(seen).float(), labels[cases])
 
     def report(epoch: int, loss: float) -> None:
-        scores = aurocs(network, volumes[TRAINING:], labels[TRAINING:])
+        scores = aurocs(network, volumes[settings.cases:], labels[settings.cases:])
         curve.append({"epoch": epoch, "loss": round(loss, 4), "auroc": scores})
         cpu = time.process_time() - begin_cpu
         print(f"{name} {seed} | {epoch} loss {loss:.3f} mean {np.mean(scores):.3f} "
@@ -677,7 +738,7 @@ def train(name: str, settings: Settings, seed: int) -> dict:
         "cpu_minutes": round((time.process_time() - begin_cpu) / 60, 1),
         "minutes": round((time.monotonic() - begin) / 60, 1),
         "parameters": sum([p.numel() for p in network.parameters()]),
-        "generator": cases_generator(),
+        "generator": generator_of(settings.preset) if settings.preset else cases_generator(),
     }
 
 
@@ -711,7 +772,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     if args.do == "list":
-        for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items(): print(f"{name:24} {what}")
+        for name, (what, _) in (VARIANTS | CLIP_VARIANTS | PRESET_VARIANTS).items(): print(f"{name:24} {what}")
     elif args.do == "cases":
         make_cases(args.processes)
     elif args.do == "ceiling":
@@ -721,6 +782,11 @@ def main() -> None:
         keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "trained_on", "cases", "seed", "generator")
     elif args.do == "stage1":
         row = train_preset(args.variant, args.cases, args.seed, args.epochs, args.processes)
+        keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
+    elif args.variant in PRESET_VARIANTS:
+        changes = PRESET_VARIANTS[args.variant][1]
+        cases = MORE_CASES.get(args.variant, 6000)
+        row = train_preset("cpu", cases, args.seed, args.epochs, args.processes, args.variant, **changes)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant not in VARIANTS | CLIP_VARIANTS:
         parser.error(f"{args.variant!r} is no variant; `list` shows them")

@@ -1,4 +1,5 @@
-"""Put the numbers of finished quickstarts into nbs/results/quickstart.json, which the front page shows.
+"""Put the numbers of finished quickstarts into nbs/results: those of `tiny` into quickstart.json, which the front page
+shows, those of another preset into quickstart_PRESET.json.
 
     python tools/record.py outputs/quickstart [RUN …]     the first is shown whole, further ones (other seeds) beside it
 
@@ -14,7 +15,7 @@ import yaml
 
 from run import ROOT
 
-RESULT = ROOT / "nbs/results/quickstart.json"
+RESULTS = ROOT / "nbs/results"
 NAMES = {  # evaluation in metrics.json → how the front page calls it
     "retrieval_stage1": "stage 1",
     "retrieval_stage2": "stage 2",
@@ -29,6 +30,7 @@ CONTROL_NUMBERS = ("clinical micro-F1", "location accuracy", "exact match")
 FINDING_COLUMNS = {  # column → evaluation, and the number of it that is given per finding
     "zero-shot AUROC, stage 1": ("retrieval_stage1", "zero-shot AUROC"),
     "stage 2": ("retrieval_stage2", "zero-shot AUROC"),
+    "linear probe, stage 1": ("retrieval_stage1", "linear probe AUROC"),
     "report F1": ("mrg", "F1"),
     "place in the report": ("mrg", "location accuracy"),
 }
@@ -121,14 +123,22 @@ def about(run: Path) -> str:
     return " ".join(parts)
 
 
+def file_of(run: Path) -> Path:
+    "Where the numbers of a run of its preset are kept."
+    preset = config_of(run)["name"]
+    return RESULTS / ("quickstart.json" if preset == "tiny" else f"quickstart_{preset}.json")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     runs = parser.parse_args().runs
-    result = {"rows": rows(runs), "findings": findings(runs[0]), "about": about(runs[0])}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"wrote {RESULT.relative_to(ROOT)}; now execute nbs/index.ipynb and nbs/reference/quickstart_numbers.ipynb (exec_nb), then `make docs`")
+    sections = read(runs[0] / "sections.json")
+    result = {"rows": rows(runs), "findings": findings(runs[0]), "about": about(runs[0]), "sections": sections}
+    kept = file_of(runs[0])
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"wrote {kept.relative_to(ROOT)}; now execute nbs/index.ipynb and nbs/reference/quickstart_numbers.ipynb (exec_nb), then `make docs`")
 
 
 if __name__ == "__main__":

@@ -291,8 +291,10 @@ def stack_images(items: list[dict]) -> dict[str, Any]:
     if "patch_tokens" in items[0]:
         encoders = zip(*[item["patch_tokens"] for item in items])
         return {"patch_tokens": tuple([default_collate(tokens) for tokens in encoders])}
-    parts = [part for part in ("volume", "slice_features", "intensity") if part in items[0]]
-    return {part: default_collate([item[part] for item in items]) for part in parts}
+    stacked = {}
+    for part in ("volume", "slice_features", "intensity"):
+        if part in items[0]: stacked[part] = default_collate([item[part] for item in items])
+    return stacked
 
 # %% ../../nbs/cache/09_datasets.ipynb #616756ba
 class TokenIds:

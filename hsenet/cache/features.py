@@ -144,7 +144,8 @@ def train_slice_encoder(
     if aurocs:
         mean = np.mean(list(aurocs.values()))
         message = "2D encoder: mean AUROC %.3f over %s on %s"
-        labels, cases = counted(len(aurocs), "label"), counted(len(images), "tuning case")
+        labels = counted(len(aurocs), "label")
+        cases = counted(len(images), "tuning case")
         logger.info(message, mean, labels, cases)
     return encoder
 

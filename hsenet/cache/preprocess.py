@@ -232,8 +232,10 @@ def features_before(
         return {}  # there is none, or it is damaged and will be made anew
     features = {}
     for record in records:
-        case, digests = record["case"], record.get("checksums") or {}
-        path, digest = record.get("slice_features"), digests.get("slice_features")
+        case = record["case"]
+        path = record.get("slice_features")
+        digests = record.get("checksums") or {}
+        digest = digests.get("slice_features")
         if case not in done or not path or not digest: continue
         if digests.get("slices") == done[case]["checksums"]["slices"]:
             features[case] = path, digest

@@ -194,7 +194,8 @@ def write_shards(
     splits = {}
     for record in records:
         splits.setdefault(record["split"], []).append(record)
-    index, most = [], int(megabytes * 1e6)
+    index = []
+    most = int(megabytes * 1e6)  # bytes
     bar = progress_bar(None, "shards", progress, total=len(records), unit="case")
     with disk_errors(output), bar:
         for split, subset in splits.items():

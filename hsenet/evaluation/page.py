@@ -91,7 +91,9 @@ def detail_tables(metrics: dict) -> list[dict]:
     if "calibration" in details:
         head = ["stated from", "to", "n", "stated, mean", "observed"]
         columns = ["low", "high", "n", "stated", "observed"]
-        rows = [[row[column] for column in columns] for row in details["calibration"]["bins"]]
+        rows = []
+        for found in details["calibration"]["bins"]:
+            rows.append([found[column] for column in columns])
         tables.append({"title": "Calibration of the answers", "head": head, "rows": rows})
     return tables
 

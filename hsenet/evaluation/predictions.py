@@ -102,7 +102,8 @@ class Predictions:
             before = read_json(key_path) if key_path.is_file() else None
             if before == key:
                 rows = read_lines(self.path)
-                for row in rows: check_fields(row, {"id": (str, int)}, f"{self.path}", AGAIN)
+                for row in rows:
+                    check_fields(row, {"id": (str, int)}, str(self.path), AGAIN)
                 self.done = {row["id"]: row for row in rows}
             else:
                 _put_aside(self.path, before, key)
@@ -291,9 +292,10 @@ def check_numbers(
         baselines = number["baselines"]
         check_fields(baselines, dict.fromkeys(baselines, NUMBER["value"]), place, AGAIN)
         interval = number.get("interval", (0, 1))
-        numbers = isinstance(interval, (list, tuple)) and len(interval) == 2
-        if numbers and {*map(type, interval)} <= {int, float}: continue
-        raise FileError(f"{place}: expected two numbers as interval, found {shown(interval)}")
+        is_pair = isinstance(interval, (list, tuple)) and len(interval) == 2
+        if not is_pair or not {*map(type, interval)} <= {int, float}:
+            found = shown(interval)
+            raise FileError(f"{place}: expected two numbers as interval, found {found}")
     for name in metrics.get("headline", ()):
         if name in metrics["numbers"]: continue
         raise FileError(f"{path}: expected the number {shown(name)}, found none; {AGAIN}")
@@ -305,9 +307,10 @@ def read_metrics(folder: str | Path) -> dict:
     advice = ("expected the folder of an evaluation; "
               "run evaluate_retrieval, evaluate_mrg or evaluate_vqa first")
     path = Path(folder) / "metrics.json"
-    metrics = check_fields(read_json(path, advice), {}, f"{path}", AGAIN)
-    for each in [metrics] if "numbers" in metrics else metrics.values():
-        check_numbers(each, path)
+    metrics = check_fields(read_json(path, advice), {}, str(path), AGAIN)
+    of_one = "numbers" in metrics  # else of several evaluations, by name
+    evaluations = [metrics] if of_one else metrics.values()
+    for each in evaluations: check_numbers(each, path)
     return metrics
 
 # %% ../../nbs/evaluation/02_predictions.ipynb #9de3e6a3

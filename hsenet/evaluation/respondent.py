@@ -131,7 +131,8 @@ def _encoded_batches(
         for start in range(0, len(groups), batch_size):
             group = groups[start:start + batch_size]
             tokens = respondent.encode([items[0]["record"] for items in group])
-            questions = [item for items in group for item in items]
+            questions = []
+            for items in group: questions += items
             questions.sort(key=lambda item: len(item["prompt"]))
             for first in range(0, len(questions), batch_size):
                 batch = questions[first:first + batch_size]

@@ -286,7 +286,9 @@ def evaluate_zero_shot(
         numbers |= auroc_numbers(title, scores[title], labels, names, patients)
         save_auroc_figure(output, numbers, title, names)
     # save
-    asked = {title: {name: of(name) for name in names} for title, of in prompts.items()}
+    asked = {}
+    for title, sentences_of in prompts.items():
+        asked[title] = {name: sentences_of(name) for name in names}
     metrics = save_metrics(
         output, "zero-shot classification", model_folder, split, len(records), numbers,
         headline=list(prompts), not_computed={}, prompts=asked)

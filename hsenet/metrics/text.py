@@ -335,7 +335,8 @@ def _in_both_protocols(
         try:
             released = metric.released(predictions, references, **settings)
         except NotComputed as e:
-            released, reason = nothing, str(e)
+            released = nothing
+            reason = str(e)
     return {"standard": standard, "released": replace(released, protocol="released")}, reason
 
 
@@ -396,7 +397,9 @@ def usual_text(texts: Sequence[str]) -> str:
         raise TextMetricError("a usual text needs texts that say something, found none")
     seen = Counter()
     for text in texts: seen.update(set(sentences.get(text, ())))
-    usual = {text: np.mean([seen[s] for s in parts]) for text, parts in sentences.items()}
+    usual = {}
+    for text, parts in sentences.items():
+        usual[text] = np.mean([seen[sentence] for sentence in parts])
     return min(usual, key=lambda text: (-usual[text], text))
 
 # %% ../../nbs/metrics/05_text.ipynb #1a18a932

@@ -53,7 +53,9 @@ def check_settings(
             raise CheckpointError(f"{place}: model_type is {str(value)[:100]!r}; expected a name")
         if "attn_implementation" in name or "experts_implementation" in name:
             _check_attention(name, value, place)
-        most = LAYERS if "layers" in name else VOCABULARY if name == "vocab_size" else None
+        most = None
+        if "layers" in name: most = LAYERS
+        elif name == "vocab_size": most = VOCABULARY
         if most is not None and isinstance(value, int) and value > most:
             raise CheckpointError(f"{place}: {name} is {value:,}; expected at most {most:,}")
 

@@ -98,8 +98,10 @@ def numbers_as_vectors(model: nn.Module) -> Iterator[None]:
     "Weights of shape () have shape (1,) for the length of a `with`."
     numbers = [parameter for parameter in model.parameters() if parameter.ndim == 0]
     for number in numbers: number.data = number.data.view(1)
-    yield
-    for number in numbers: number.data = number.data.view(())
+    try:
+        yield
+    finally:
+        for number in numbers: number.data = number.data.view(())
 
 
 @contextmanager

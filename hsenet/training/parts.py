@@ -161,9 +161,11 @@ class FiniteCheck:
 
     def check(self) -> None:
         "Raise `TrainingError` at the first number that isn't finite, with the step and the cases."
-        waiting, self.waiting = self.waiting, []
+        waiting = self.waiting
+        self.waiting = []
         if not waiting: return
-        finite = torch.isfinite(torch.stack([value.float() for value, *_ in waiting])).tolist()
+        values = torch.stack([value.float() for value, _, _, _ in waiting])
+        finite = torch.isfinite(values).tolist()  # the one look at the device
         if all(finite): return
         value, cases, step, name = waiting[finite.index(False)]
         listed = ", ".join(str(case) for case in cases) or "(the batch has no case ids)"

@@ -137,6 +137,13 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return joined
 
 # %% ../../nbs/training/06_step.ipynb #faeeccfa
+def _cases_of(batches: list[dict]) -> list:
+    "Whose cases a number came from, for the error if it isn't one."
+    cases = []
+    for batch in batches: cases += batch.get("case", [])
+    return cases
+
+
 def cached_backward(
     trainer: Trainer,
     parts: list[dict],  # of one batch
@@ -149,8 +156,7 @@ def cached_backward(
     leaves = {name: rows.detach().requires_grad_() for name, rows in outputs.items()}
     with trainer.autocast():
         loss, scalars = trainer.task.loss_from(leaves | constants, trainer.progress.step)
-    cases = [case for part in parts for case in part["case"]]
-    trainer.finite.add(loss.detach(), cases, trainer.progress.step)
+    trainer.finite.add(loss.detach(), _cases_of(parts), trainer.progress.step)
     (loss * share).backward()  # as far as the features
     gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     first = 0
@@ -192,8 +198,7 @@ def optimizer_step(trainer: Trainer, group: list[dict]) -> dict[str, Tensor]:
         loss, scalars = backward(trainer, batch, shares[number], is_last)
         step_loss = step_loss + loss * shares[number]
     norm = _clip_gradient(trainer)
-    cases = [case for batch in group for case in batch.get("case", [])]
-    trainer.finite.add(norm.detach(), cases, trainer.progress.step, "gradient")
+    trainer.finite.add(norm.detach(), _cases_of(group), trainer.progress.step, "gradient")
     trainer.optimizer.step()
     trainer.schedule.step()
     trainer.optimizer.zero_grad()

@@ -157,7 +157,6 @@ def finding_map(
 ) -> np.ndarray:  # (gz, gx, gy), 0 or more
     "Which patches speak for a finding: gradient × input of its score over the embedded patches."
     import torch
-    from torch.nn import functional as F
 
     vision = clip.vision
     towards = torch.from_numpy(np.asarray(direction, np.float32)).to(clip.device)
@@ -166,7 +165,7 @@ def finding_map(
         patches = patches * vision.scores(patches, scan.batch["slice_features"])
     patches.requires_grad_()
     with torch.enable_grad():
-        place = F.normalize(clip.vision_head(vision.encode(patches)[:, 0]), dim=-1)
+        place = clip.project_volume(vision.encode(patches))
         (gradient,) = torch.autograd.grad((place[0] * towards).sum(), patches)
     share = (patches * gradient).sum(-1).clamp(min=0)[0].detach().float().cpu().numpy()
     return share.reshape(clip.config.vision_config.grid)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # `--help` needs no settings, and answers sooner without them
 # %% ../nbs/14_options.ipynb #9ae153d5
 Preset = Annotated[
     str,
-    Option("--preset", "-p", help="paper, standard, gpu, tiny, mini, or a YAML file."),
+    Option("--preset", "-p", help="paper, standard, gpu, cpu, tiny, mini, or a YAML file."),
 ]
 Seed = Annotated[
     Optional[int],

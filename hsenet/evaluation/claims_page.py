@@ -154,11 +154,11 @@ def progress_words(record: Record) -> str:
     primary = [row for row in record["contrasts"] if row["primary"]]
     measured = [row for row in primary if row["found"]]
     done = len({row["claim"] for row in measured})
-    seeds = {run["seed"] for run in record["runs"]}
+    seeds = max([len(row["found"]["seeds"]) for row in measured], default=0)
     planned = len(record["about"]["planned_seeds"])
     return (
         f"{done} of {len(CLAIMS)} claims have been compared, by {len(measured)} of {len(primary)} "
-        f"primary contrasts, with {len(seeds)} of {planned} seeds at most; {len(record['runs'])} "
+        f"primary contrasts, with {seeds} of {planned} seeds at most; {len(record['runs'])} "
         f"runs are behind it. p-values are corrected for all {len(primary)} (Holm), those that "
         "haven't been run among them."
     )

@@ -30,7 +30,7 @@ import yaml
 
 from .disk import beside, recover_folder, remove_folder, say_no_room, swap_folder
 from .links import files_below
-from .messages import PlainError, printable, shown
+from .messages import PlainError, first_line, printable, shown
 
 # %% ../nbs/03_files.ipynb #9176265b
 class FileError(PlainError):
@@ -232,7 +232,7 @@ def parse_yaml(text: str) -> Any:
         where = "" if e.problem_mark is None else f" in line {e.problem_mark.line + 1}"
         raise ValueError(f"{printable(e.problem or e.context, 200)}{where}") from e
     except (yaml.YAMLError, OverflowError, AttributeError, TypeError, KeyError) as e:
-        raise ValueError(printable(e, 200)) from e
+        raise ValueError(first_line(e)) from e
     except RecursionError as e:
         raise ValueError("lists in too many others") from e
     if _depth(content) > DEEPEST_YAML: raise ValueError(f"lists in {DEEPEST_YAML} others")
@@ -305,7 +305,7 @@ def blamed(path: str | Path, remedy: str = REMAKE) -> Iterator[None]:
     except PlainError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as e:
-        why = f"{type(e).__name__}: {shown(str(e))}"
+        why = first_line(e, kind=True)
         raise FileError(f"{path} doesn't hold what it should ({why}); {remedy}") from e
 
 # %% ../nbs/03_files.ipynb #a132d532

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from .manifest import PreprocessError
-from ..messages import counted, first_line, shown
+from ..messages import counted, first_line
 from ..processes import worker_pool
 
 # %% ../../nbs/cache/02_workers.ipynb #33cdae39
@@ -107,7 +107,7 @@ def connect(
         return Client(**place, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError, KeyError, AssertionError) as e:  # also a timeout
         raise PreprocessError(
-            f"scheduler {scheduler}: no Dask scheduler answers there ({shown(str(e))}); "
+            f"scheduler {scheduler}: no Dask scheduler answers there ({first_line(e)}); "
             "start one with "
             "`dask scheduler`, and give its address or its --scheduler-file") from e
 

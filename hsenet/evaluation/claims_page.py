@@ -217,17 +217,15 @@ def claims_markdown(record: Record) -> str:
 RUN_COLUMNS = ("visual_tokens", "train_cpu_seconds", "cpu_seconds_per_case")
 
 
-def runs_table(
-    record: Record,
-    names: Sequence[str] = (),  # of all rows, those among them that haven't been run too
-) -> str:
-    "Markdown: each row of the grid with its seeds, the means of its numbers, costs, its command."
-    by_name: dict[str, list[dict]] = {name: [] for name in names}
+def runs_table(record: Record) -> str:
+    "Markdown: each row that is compared with its seeds, the means of its numbers, costs, command."
+    by_name: dict[str, list[dict]] = {}
+    for contrast in record["contrasts"]:
+        for side in ("better", "worse"): by_name.setdefault(contrast[side], [])
     measures: list[str] = []
     for run in record["runs"]:
         by_name.setdefault(run["name"], []).append(run)
         measures += [name for name in run["numbers"] if name not in measures]
-    if not by_name: return "*Nothing has been run yet.*"
     costs = [column.replace("_", " ") for column in RUN_COLUMNS]
     lines = []
     for name, runs in by_name.items():

@@ -209,5 +209,4 @@ def number(text: str):
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     sys.exit(main())

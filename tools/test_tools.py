@@ -74,6 +74,17 @@ def test_a_section_costs_what_its_children_take_too():
     assert "in all" in progress.table() and "Busy" in progress.table(), progress.table()
 
 
+def test_relative_paths_are_of_the_folder_one_stands_in():
+    notebook(("parameters", "output = ''"), ("code", "from pathlib import Path\nPath(output).write_text('here')"), name="elsewhere.ipynb")
+    there = TEMPORARY / "elsewhere"
+    there.mkdir()
+    command = [sys.executable, ROOT / "tools/run.py", "../elsewhere.ipynb", "out/executed.ipynb", "-q", "-p", "output", "made.txt"]
+    done = subprocess.run(command, cwd=there, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (there / "made.txt").read_text() == "here", "made somewhere else"
+    assert (there / "out/executed.ipynb").is_file(), "the executed copy is somewhere else"
+
+
 def test_values_of_parameters():
     values = {
         "1e-4": 1e-4,

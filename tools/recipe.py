@@ -483,22 +483,30 @@ CLIP_VARIANTS = {
 }
 
 
+@dataclass(frozen=True)
+class Stage1:
+    "Stage 1 of preset `cpu` with a change: 500 steps of 48 phantoms, where nothing else is said."
+    what: str
+    changes: dict
+    cases: int = 6000
+    begin_bold: bool = False  # the first epoch is one of `bold` phantoms
+
+
 FOUR = {"stage1.epochs": 4}
-PRESET_VARIANTS = {  # stage 1 of preset `cpu`, 500 steps of 48 phantoms: 4 epochs of 6,000
-    "stage1-cls": ("the head reads CLS, as in the paper", FOUR | {"clip.pooling": "cls"}),
-    "stage1-patches": ("as preset `cpu`: the head reads CLS and every patch", FOUR),
-    "stage1-fresh": ("24,000 phantoms, each once", {"stage1.epochs": 1}),
-    "stage1-curriculum": ("the first epoch on `bold` phantoms", FOUR),
-    "stage1-fine": ("256 patches of 4 × 8 × 8", FOUR | {"encoder.patch_size": (4, 8, 8)}),
-    "stage1-batch": ("batches of 192, learning rate doubled", FOUR | {"stage1.batch_size": 192, "stage1.lr": 2e-3}),
-    "stage1-slow": ("learning rate 3e-4", FOUR | {"stage1.lr": 3e-4}),
-    "stage1-fast": ("learning rate 3e-3", FOUR | {"stage1.lr": 3e-3}),
-    "stage1-long-warmup": ("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
-    "stage1-frozen-text": ("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
-    "stage1-fast-text": ("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
+PRESET_VARIANTS = {
+    "stage1-cls": Stage1("the head reads CLS, as in the paper", FOUR | {"clip.pooling": "cls"}),
+    "stage1-patches": Stage1("as preset `cpu`: the head reads CLS and every patch", FOUR),
+    "stage1-fresh": Stage1("24,000 phantoms, each once", {"stage1.epochs": 1}, cases=24_000),
+    "stage1-curriculum": Stage1("the first epoch on `bold` phantoms", FOUR, begin_bold=True),
+    "stage1-fine": Stage1("256 patches of 4 × 8 × 8", FOUR | {"encoder.patch_size": (4, 8, 8)}),
+    "stage1-batch": Stage1(
+        "batches of 192, learning rate doubled", FOUR | {"stage1.batch_size": 192, "stage1.lr": 2e-3}),
+    "stage1-slow": Stage1("learning rate 3e-4", FOUR | {"stage1.lr": 3e-4}),
+    "stage1-fast": Stage1("learning rate 3e-3", FOUR | {"stage1.lr": 3e-3}),
+    "stage1-long-warmup": Stage1("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
+    "stage1-frozen-text": Stage1("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
+    "stage1-fast-text": Stage1("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
 }
-MORE_CASES = {"stage1-fresh": 24_000}
-BEGIN_BOLD = ("stage1-curriculum",)
 
 
 class StemPatches(nn.Module):
@@ -543,14 +551,15 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
 
 
 def train_preset(
-    size: str, cases: int, seed: int, stop_after: int | None, processes: int, name: str = "", **changes,
+    size: str, seed: int, stop_after: int | None, processes: int, variant: Stage1, name: str = "",
 ) -> dict:
-    "Stage 1 as a preset has it but for `changes`, in memory, on so many of its own phantoms."
+    "Stage 1 as a preset has it but for a variant's changes, in memory, on so many of its own phantoms."
     from hsenet.config import preset
 
-    config = preset(size, **changes)
+    config = preset(size, **variant.changes)
+    cases = variant.cases
     arrays, labels, reports = preset_cases(size, cases, processes)
-    easy = cases if name in BEGIN_BOLD else 0
+    easy = cases if variant.begin_bold else 0
     if easy:
         bold, bold_labels, bold_reports = preset_cases(size, cases, processes, "bold")
         arrays = np.concatenate([bold[:cases], arrays])
@@ -772,7 +781,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
     if args.do == "list":
-        for name, (what, _) in (VARIANTS | CLIP_VARIANTS | PRESET_VARIANTS).items(): print(f"{name:24} {what}")
+        told = {name: what for name, (what, _) in (VARIANTS | CLIP_VARIANTS).items()}
+        told |= {name: variant.what for name, variant in PRESET_VARIANTS.items()}
+        for name, what in told.items(): print(f"{name:24} {what}")
     elif args.do == "cases":
         make_cases(args.processes)
     elif args.do == "ceiling":
@@ -781,12 +792,12 @@ def main() -> None:
             args.variant, args.trained_on or args.variant, args.cases, args.epochs or 6, boxes, args.seed, args.processes)
         keep(row | {"commit": commit()}, args.results.with_name("ceilings.json"), "preset", "trained_on", "cases", "seed", "generator")
     elif args.do == "stage1":
-        row = train_preset(args.variant, args.cases, args.seed, args.epochs, args.processes)
+        as_it_is = Stage1("the preset as it is", {}, args.cases)
+        row = train_preset(args.variant, args.seed, args.epochs, args.processes, as_it_is)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant in PRESET_VARIANTS:
-        changes = PRESET_VARIANTS[args.variant][1]
-        cases = MORE_CASES.get(args.variant, 6000)
-        row = train_preset("cpu", cases, args.seed, args.epochs, args.processes, args.variant, **changes)
+        variant = PRESET_VARIANTS[args.variant]
+        row = train_preset("cpu", args.seed, args.epochs, args.processes, variant, args.variant)
         keep(row | {"commit": commit()}, args.results, "variant", "seed", "generator", "cases")
     elif args.variant not in VARIANTS | CLIP_VARIANTS:
         parser.error(f"{args.variant!r} is no variant; `list` shows them")

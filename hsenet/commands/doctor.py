@@ -32,7 +32,7 @@ Demo = Annotated[
 
 def look_at(folder: Path) -> "list[Line]":
     "What a folder is; what can't be told is a line, too, so that the other folders are looked at."
-    from hsenet.files import printable
+    from hsenet.messages import printable
     from hsenet.use.doctor import Line, check_folder
 
     try:

@@ -6,7 +6,7 @@
 __all__ = ['TASKS', 'CONSTANT', 'Kernel', 'BOTH', 'QUESTIONED', 'R10', 'ZERO', 'PROBE', 'MICRO', 'MACRO', 'PLACE', 'EXACT',
            'TWO_STAGES', 'SLICES', 'CONSISTENCY', 'TWO_ENCODERS', 'PACKER', 'KERNEL', 'LORA', 'IMAGES', 'CLAIMS',
            'EARLY', 'stage_rows', 'scaled_kernels', 'report_rows', 'question_rows', 'claims_table', 'Contrast', 'Claim',
-           'primary', 'beside', 'claim_rows', 'by_claims', 'primary_rows', 'all_rows']
+           'primary', 'beside', 'claim_rows', 'by_claims', 'primary_rows']
 
 # %% ../../nbs/evaluation/17_claims.ipynb #d7c05efd
 from collections.abc import Mapping, Sequence
@@ -334,26 +334,33 @@ def by_claims(
 ) -> list[Job]:
     "The same jobs in an order that completes claims, each behind those that it needs."
     seeds = list(dict.fromkeys([job.seed for job in jobs]))
-    table = {job.name: job.row for job in jobs}
-    ordered: dict[str, Job] = {}
     first, later = seeds[:EARLY], seeds[EARLY:]
-    for part, rows_of in ((first, primary_rows), (first, all_rows), (later, primary_rows)):
-        for title in titles:
-            names = [name for name in rows_of(CLAIMS[title]) if name in table]
-            wanted = part_of(table, names)
-            for seed in part:
-                rows = [job for job in jobs if job.seed == seed and job.name in wanted]
-                ordered |= {job.place: job for job in rows if job.place not in ordered}
-    rest = [job for job in jobs if job.place not in ordered]
-    return [*ordered.values(), *rest]
+    claims = [CLAIMS[title] for title in titles]
+    decisive = [primary_rows(claim) for claim in claims]
+    compared = [claim.rows for claim in claims]
+    ordered: dict[str, Job] = {}
+    for part, groups in ((first, decisive), (first, compared), (later, decisive)):
+        for names in groups:
+            for job in _jobs_for(jobs, names, part): ordered.setdefault(job.place, job)
+    for job in jobs: ordered.setdefault(job.place, job)
+    return list(ordered.values())
+
+
+def _jobs_for(
+    jobs: Sequence[Job],
+    names: Sequence[str],  # of rows
+    seeds: Sequence[int],
+) -> list[Job]:
+    "The jobs of some rows and of what they need, seed by seed."
+    table = {job.name: job.row for job in jobs}
+    wanted = part_of(table, [name for name in names if name in table])
+    found = []
+    for seed in seeds:
+        found += [job for job in jobs if job.seed == seed and job.name in wanted]
+    return found
 
 
 def primary_rows(claim: Claim) -> list[str]:
     "The rows that its verdict rests on."
     names = [row for contrast in claim.primary for row in (contrast.better, contrast.worse)]
     return list(dict.fromkeys(names))
-
-
-def all_rows(claim: Claim) -> list[str]:
-    "The rows that it compares."
-    return claim.rows

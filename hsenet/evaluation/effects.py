@@ -32,12 +32,15 @@ def effect(
     values = [(a.value, b.value) for a, b in zip(better, worse, strict=True)]
     if any(None in pair for pair in values): raise ValueError("an undefined number can't be compared")
     differences = [a - b for a, b in values]
+    seeds = len(differences)
     weights = resampling_weights(patients, resamples)
     drawn = np.zeros(resamples)
     for a, b in zip(better, worse):
-        drawn += (a.resampled(weights) - b.resampled(weights)) / len(better)
-    many = len(differences) > 1
-    seed_error = float(np.std(differences, ddof=1) / len(differences) ** 0.5) if many else None
+        drawn += (a.resampled(weights) - b.resampled(weights)) / seeds
+    seed_error = None
+    if seeds > 1:
+        spread = np.std(differences, ddof=1)
+        seed_error = float(spread / seeds**0.5)
     return {
         "differences": differences,
         "effect": float(np.mean(differences)),
@@ -53,17 +56,19 @@ def judged(
     level: float = 0.95,
 ) -> dict[str, Any]:
     "The same with `interval` and, from two seeds on, `p_value`: both follow from the two errors."
+    middle = found["effect"]
     reach = _reach(found, 1 - level)
-    interval = [float(found["effect"] - reach), float(found["effect"] + reach)]
+    interval = [float(middle - reach), float(middle + reach)]
     return {**found, "interval": interval, "p_value": _p_value(found)}
 
 
 def _reach(found: Mapping[str, Any], p: float) -> float:
     "Half the width of the interval that misses the truth with probability `p`."
     seeds = len(found["differences"])
-    by_case = stats.t.isf(p / 2, max(found["patients"] - 1, 1)) * found["case_error"]
+    freedom = max(found["patients"] - 1, 1)
+    by_case = found["case_error"] * stats.t.isf(p / 2, freedom)
     if seeds < 2: return float(by_case)
-    by_seed = stats.t.isf(p / 2, seeds - 1) * found["seed_error"]
+    by_seed = found["seed_error"] * stats.t.isf(p / 2, seeds - 1)
     return float(np.hypot(by_seed, by_case))
 
 
@@ -76,7 +81,9 @@ def _p_value(found: Mapping[str, Any]) -> float | None:
     distance = abs(found["effect"] - found.get("null", 0.0))
     if distance == 0: return 1.0
     if _reach(found, LEAST) <= distance: return LEAST
-    return float(optimize.brentq(lambda p: _reach(found, p) - distance, LEAST, 1.0))
+
+    def beyond(p: float) -> float: return _reach(found, p) - distance
+    return float(optimize.brentq(beyond, LEAST, 1.0))
 
 # %% ../../nbs/evaluation/18_effects.ipynb #f363acd7
 def holm(
@@ -87,7 +94,8 @@ def holm(
     corrected = list(known)
     least = 0.0
     for rank, i in enumerate(np.argsort(known, kind="stable")):
-        least = max(least, min(1.0, known[i] * (len(known) - rank)))
+        still_there = len(known) - rank
+        least = max(least, min(1.0, known[i] * still_there))
         corrected[i] = least
     return [None if p is None else q for p, q in zip(p_values, corrected)]
 
@@ -103,9 +111,11 @@ def verdict(
 ) -> str:
     "What one contrast says."
     if found is None or found["p_value"] is None: return OPEN
-    least, most = (-margin, -margin) if no_worse else (0.0, margin)
-    if found["interval"][1] < most: return FAILS
-    return HOLDS if found["corrected"] < 0.05 and found["effect"] > least else OPEN
+    least_gain = -margin if no_worse else 0.0  # what holds is more than this
+    worth_it = -margin if no_worse else margin  # and fails where this is out of reach
+    if found["interval"][1] < worth_it: return FAILS
+    is_sure = found["corrected"] < 0.05
+    return HOLDS if is_sure and found["effect"] > least_gain else OPEN
 
 # %% ../../nbs/evaluation/18_effects.ipynb #07d35884
 def claim_verdict(verdicts: Sequence[str]) -> str:
@@ -124,7 +134,8 @@ def done_runs(
     runs = []
     for job in jobs:
         folder = Path(output) / job.place
-        if state_of(job, output) != "done" or not (folder / "cases.npz").is_file(): continue
+        if state_of(job, output) != "done": continue
+        if not (folder / "cases.npz").is_file(): continue
         done = read_json(folder / "done.json")
         metrics = read_json(folder / "metrics.json")
         about = {"name": job.name, "seed": job.seed, "settings": dict(job.row.settings)}
@@ -139,16 +150,18 @@ def contrast_effect(
     patients: Sequence,
 ) -> dict | None:
     "The effect of a contrast over the seeds that both rows have; None where there is none."
-    of = {name: {seed for row, seed in scores if row == name} for name in (contrast.better, contrast.worse)}
-    seeds = sorted(of[contrast.better] & of[contrast.worse])
+    better = {seed for name, seed in scores if name == contrast.better}
+    worse = {seed for name, seed in scores if name == contrast.worse}
+    seeds = sorted(better & worse)
     sides = []
     for name in (contrast.better, contrast.worse):
         found = [scores[name, seed].get(contrast.measure) for seed in seeds]
         if not found or None in found: return None
         sides.append(found)
     if any(score.value is None for side in sides for score in side): return None
-    null = -MARGIN if contrast.no_worse else 0.0
-    return judged(effect(*sides, patients) | {"null": null}) | {"seeds": seeds}
+    found = effect(*sides, patients)
+    found["null"] = -MARGIN if contrast.no_worse else 0.0
+    return judged(found) | {"seeds": seeds}
 
 # %% ../../nbs/evaluation/18_effects.ipynb #d4cf4bdd
 def judge_claims(
@@ -180,8 +193,7 @@ def claims_record(
     runs = done_runs(jobs, output)
     scores = {}
     for run in runs:
-        arrays = read_arrays(Path(output) / f"seed-{run['seed']}" / run["name"] / "cases.npz")
-        scores[run["name"], run["seed"]] = case_numbers(arrays)
+        scores[run["name"], run["seed"]] = case_numbers(_case_arrays(output, run))
     planned = sorted({job.seed for job in jobs})
     facts = {**about, "planned_seeds": planned, "margin": MARGIN, "jobs": len(jobs)}
     return {"about": facts, "runs": runs, "contrasts": judge_claims(scores, patients)}
@@ -196,15 +208,22 @@ def seed_arrays(
     "The arrays of all finished jobs of a seed, as `row/array`, and `patients`: one small file."
     arrays = {"patients": np.asarray(patients, dtype=str)}
     for run in done_runs([job for job in jobs if job.seed == seed], output):
-        of_run = read_arrays(Path(output) / f"seed-{seed}" / run["name"] / "cases.npz")
-        arrays |= {f"{run['name']}/{name}": array for name, array in of_run.items()}
+        for name, array in _case_arrays(output, run).items():
+            arrays[f"{run['name']}/{name}"] = array
     return arrays
+
+
+def _case_arrays(output: str | Path, run: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    "The scores of a run, case by case."
+    folder = Path(output) / f"seed-{run['seed']}" / run["name"]
+    return read_arrays(folder / "cases.npz")
 
 
 def run_arrays(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     "Of such a file the arrays of one row."
     start = f"{name}/"
-    return {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
+    keys = [key for key in arrays if key.startswith(start)]
+    return {key.removeprefix(start): arrays[key] for key in keys}
 
 # %% ../../nbs/evaluation/18_effects.ipynb #3aabf85c
 def record_problems(
@@ -214,18 +233,21 @@ def record_problems(
 ) -> list[str]:
     "What in a record doesn't follow from what else is in it; nothing for one that is whole."
     problems = []
-    numbers = {(run["name"], run["seed"]): run["numbers"] for run in record["runs"]}
+    numbers = {}
     for run in record["runs"]:
+        name = run["name"]
+        numbers[name, run["seed"]] = run["numbers"]
         if arrays is None or run["seed"] != seed: continue
-        values = values_of(run_arrays(arrays, run["name"]))
-        if not _alike(values, run["numbers"]): problems.append(f"numbers of {run['name']}, seed {seed}")
+        values = values_of(run_arrays(arrays, name))
+        if not _alike(values, run["numbers"]): problems.append(f"numbers of {name}, seed {seed}")
     for row in record["contrasts"]:
         found = row["found"]
         if found is None: continue
         measured = []
-        for seed_of in found["seeds"]:
-            pair = [numbers[row[side], seed_of][row["measure"]] for side in ("better", "worse")]
-            measured.append(pair[0] - pair[1])
+        for of_seed in found["seeds"]:
+            better = numbers[row["better"], of_seed]
+            worse = numbers[row["worse"], of_seed]
+            measured.append(better[row["measure"]] - worse[row["measure"]])
         again = judged(found)
         same = np.allclose(measured, found["differences"], atol=1e-9)
         same = same and np.allclose(np.mean(measured), found["effect"], atol=1e-9)
@@ -245,6 +267,8 @@ def _plain(found: Mapping[str, Any]) -> dict[str, float | None]:
 def _alike(a: Mapping[str, float | None], b: Mapping[str, float | None]) -> bool:
     "The same names, and the same numbers to 1e-9."
     if a.keys() != b.keys(): return False
-    known = [name for name in a if a[name] is not None]
-    if any(b[name] is None for name in known): return False
-    return np.allclose([a[name] for name in known], [b[name] for name in known], atol=1e-9)
+    for name, value in a.items():
+        other = b[name]
+        if value is None: continue
+        if other is None or not np.isclose(value, other, atol=1e-9): return False
+    return True

@@ -27,6 +27,7 @@ from ..cache.text import truncate_report
 from .predictions import AGAIN, Predictions, run_key
 from .respondent import in_chunks, load_inputs
 from ..files import FileError, blamed, checksum, whole_file
+from ..messages import first_line
 from ..metrics.probe import PROMPTS, prompt_pairs, zero_shot_scores
 from ..metrics.retrieval import duplicate_groups
 from ..models.clip import VolumeCLIP
@@ -242,7 +243,7 @@ class TokenFiles:
                 cases = json.loads(file.metadata()["cases"])
                 encoders = [file.get_tensor(f"{i}") for i in range(len(file.keys()))]
         except SafetensorError as e:
-            raise FileError(f"{path} can't be read ({e}); delete it, it is made anew") from e
+            raise FileError(f"{path} can't be read ({first_line(e)}); delete it, it is made anew") from e
         return dict(zip(cases, zip(*encoders)))
 
     def __setitem__(self, key: Sequence, tokens: Mapping[str, tuple[Tensor, ...]]) -> None:

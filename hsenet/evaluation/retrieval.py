@@ -37,7 +37,7 @@ from ..metrics.score import auroc_scores, resampling_weights, summaries
 from ..metrics.search import in_order, nearest, read_embeddings
 from ..models.clip import VolumeCLIP
 from ..plots import plot_recall
-from ..training.facts import varied_labels
+from ..training.facts import labelled_cases, varied_labels
 
 # %% ../../nbs/evaluation/06_retrieval.ipynb #a80bd558
 NO_LABELS = "the cache has no labels of some held-out cases"
@@ -217,12 +217,6 @@ def auroc_numbers(
     return summaries(family, patients, beside)
 
 # %% ../../nbs/evaluation/06_retrieval.ipynb #cd487076
-def _labelled(cache: str | Path) -> list[dict]:
-    "Training records with labels, one per scan."
-    records = one_per_scan(read_manifest(cache, "train"))
-    return [record for record in records if record["labels"] is not None]
-
-
 def _scores_of_cases(
     scores: Mapping[str, np.ndarray],  # (N, L) by title
     labels: np.ndarray,  # (N, L)
@@ -264,7 +258,7 @@ def evaluate_zero_shot(
     model, tokenizer = load_model(VolumeCLIP, model_folder)
     data = CLIPDataset(cache, split)
     records = one_per_scan(data.records)
-    names = varied_labels(_labelled(cache))
+    names = varied_labels(labelled_cases(cache))
     if not names or any(record["labels"] is None for record in records):
         raise EvaluationError(f"{cache}: zero-shot classification needs labels of the training "
                               f"and the {split} cases, and some are missing")
@@ -326,7 +320,7 @@ def evaluate_retrieval(
     held_out = embed_held_out(model, tokenizer, data, stores)
     once = held_out.one_per_scan()
     # label
-    training = _labelled(cache)
+    training = labelled_cases(cache)
     names = varied_labels(training)
     # score
     numbers, missing = score_embeddings(output, held_out, once, device)

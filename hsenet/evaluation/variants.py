@@ -39,7 +39,7 @@ from ..metrics.retrieval import both_ways, expected_hits
 from ..metrics.score import Score, auroc_scores, mean_of, mean_score
 from ..models.clip import VolumeCLIP
 from ..models.vlm import HSENetVLM
-from ..training.facts import varied_labels
+from ..training.facts import labelled_cases, varied_labels
 from ..training.folder import model_folder, versions
 from ..training.stages import towers_id, train_mrg, train_stage1, train_stage2, train_vqa
 
@@ -155,7 +155,7 @@ def clip_arrays(
     once = embed_held_out(model, tokenizer, data, stores).one_per_scan()
     ranks = both_ways(once.volumes, once.reports, once.groups)
     arrays = {"recall": np.stack([expected_hits(found, 10) for found in ranks.values()], axis=1)}
-    training = _labelled_cases(cache)[:probe_cases]
+    training = labelled_cases(cache)[:probe_cases]
     names = varied_labels(training)
     if not names or once.labels is None: return arrays
 
@@ -166,12 +166,6 @@ def clip_arrays(
     labels = label_array(once.records, names).astype(np.uint8)
     return arrays | {"zero_shot": as_ranks(asked), "probe": as_ranks(probed), "labels": labels}
 
-
-def _labelled_cases(cache: str | Path) -> list[dict]:
-    "Training records with labels, one per scan."
-    records = one_per_scan(read_manifest(cache, "train"))
-    return [record for record in records if record["labels"] is not None]
-
 # %% ../../nbs/evaluation/16_variants.ipynb #91d63e5b
 def slice_arrays(
     cache: str | Path,
@@ -179,7 +173,7 @@ def slice_arrays(
     probe_cases: int = 1000,  # training cases
 ) -> dict[str, np.ndarray]:
     "`probe` and `labels` of the 2D features alone. Raises `EvaluationError` without labels."
-    training = _labelled_cases(cache)[:probe_cases]
+    training = labelled_cases(cache)[:probe_cases]
     names = varied_labels(training)
     if not names: raise EvaluationError(f"{cache}: a probe needs labels of the training cases")
     data = CLIPDataset(cache, split)

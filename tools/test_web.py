@@ -318,6 +318,22 @@ def test_overlay(demo: Demo) -> None:
         assert page.inner_text(".viewer .where") != "Where it looked for:"
 
 
+def test_overlay_waits_for_its_ct(demo: Demo) -> None:
+    "A sentence that is clicked before the CT has come is shown once both are there."
+    held = []
+    with demo.person() as page:
+        page.route("**/ct/*/volume-*", lambda route: held.append(route))
+        choose_phantom(page)
+        written(page)
+        page.click("#report button >> nth=0")
+        page.wait_for_selector("#report button[aria-pressed=true]")
+        page.wait_for_timeout(500)
+        assert held and page.get_attribute("section.viewer", "data-map") is None
+        for route in held: route.continue_()
+        page.wait_for_selector("section.viewer[data-map]")
+        assert page.inner_text(".viewer .where").startswith("Where it looked for:")
+
+
 def test_overlay_goes_into_the_body(demo: Demo) -> None:
     "The cross goes where the map is highest in the body, never to a slice of air; it says so if it is higher elsewhere."
     from hsenet.ct.read import read_ct

@@ -142,7 +142,7 @@ async function openVolume(view) {
   if (shown !== view.volume) return;  // another was opened meanwhile
   map = null;
   shownMap = "";
-  ct = {data, shape: view.shape, spacing: view.spacing};
+  ct = {data, volume: view.volume, shape: view.shape, spacing: view.spacing};
   at = view.shape.map((n) => n >> 1);
   for (const plane of Object.values(planes)) fit(plane);
   root.querySelector(".name").textContent = view.name;
@@ -194,12 +194,14 @@ async function openMap(view) {
   later(true);
 }
 
+// A map may be asked for while its CT is still on its way: then it is opened after the CT.
 async function learn() {
-  const view = props.value;
   try {
-    if (!view || !view.volume) return empty();
-    if (view.volume !== shown) await openVolume(view);
-    if (view.map && view.map.url !== shownMap) await openMap(view);
+    if (!props.value || !props.value.volume) return empty();
+    if (props.value.volume !== shown) await openVolume(props.value);
+    const view = props.value;
+    const isOpen = ct !== null && ct.volume === view.volume;
+    if (isOpen && view.map && view.map.url !== shownMap) await openMap(view);
   } catch { where.textContent = "This CT can't be shown any more; open it again."; }
 }
 

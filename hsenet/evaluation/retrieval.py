@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from ..cache.datasets import CLIPDataset
-from ..cache.manifest import (
-    cache_about, label_array, one_per_scan, read_manifest)
+from ..cache.manifest import cache_about, label_array, one_per_scan
 from .embeddings import (
     WAYS_OF_ASKING, Embedded, Prompts, embed_held_out, embed_volumes, embedding_stores, zero_shot)
 from .folder import alone_in_folder

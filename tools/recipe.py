@@ -511,6 +511,9 @@ PRESET_VARIANTS = {
     "stage1-long-warmup": Stage1("warm-up over 30 % of the steps", FOUR | {"stage1.warmup": 0.3}),
     "stage1-frozen-text": Stage1("the text tower stays as it was made (whitened)", FOUR | {"text.lr_scale": 0.0}),
     "stage1-fast-text": Stage1("the text tower learns as fast as the encoder", FOUR | {"text.lr_scale": 1.0}),
+    "stage1-deep-text": Stage1(
+        "a text tower of four layers and width 256, as random as the small one",
+        FOUR | {"text.num_layers": 4, "text.hidden_size": 256, "text.mlp_dim": 1024}),
     "stage1-half-reports": Stage1("half of the sentences left out, others each time", FOUR | {"augment.sentences": 0.5}),
     "stage1-short-reports": Stage1("four of five sentences left out, others each time", FOUR | {"augment.sentences": 0.8}),
     "stage1-pretrained-text": Stage1(

@@ -154,14 +154,18 @@ def progress_words(record: Record) -> str:
     "How many runs, claims and contrasts there are and how many of them are done."
     primary = [row for row in record["contrasts"] if row["primary"]]
     measured = [row for row in primary if row["found"]]
-    done = len({row["claim"] for row in measured})
-    seeds = max([len(row["found"]["seeds"]) for row in measured], default=0)
+    claims = len({row["claim"] for row in measured})
+    seeds = [len(row["found"]["seeds"]) for row in measured] or [0]
+    least, most = min(seeds), max(seeds)
+    done = f"{most}" if least == most else f"{least} to {most}"
     planned = len(record["about"]["planned_seeds"])
+    waiting = len(primary) - len(measured)
+    corrected = f"p-values are corrected for all {len(primary)} (Holm)"
+    if waiting: corrected += f", the {waiting} that haven't been run among them"
     return (
-        f"{done} of {len(CLAIMS)} claims have been compared, by {len(measured)} of {len(primary)} "
-        f"primary contrasts, with {seeds} of {planned} seeds at most; {len(record['runs'])} "
-        f"runs are behind it. p-values are corrected for all {len(primary)} (Holm), those that "
-        "haven't been run among them."
+        f"{claims} of {len(CLAIMS)} claims have been compared, by {len(measured)} of {len(primary)} "
+        f"primary contrasts, with {done} of {planned} seeds; {len(record['runs'])} "
+        f"runs are behind it. {corrected}."
     )
 
 # %% ../../nbs/evaluation/19_claims_page.ipynb #47a6dc9c

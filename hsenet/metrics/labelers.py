@@ -20,8 +20,9 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from ..files import PlainError
-from ..messages import first_line
+from ..messages import counted, first_line
 from .words import other_script
+from ..models.folders import quiet_library
 from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -316,8 +317,9 @@ def _load_classifier(folder: str | Path) -> tuple[Any, PreTrainedModel]:
     try:
         _check_attention(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False)
+        with quiet_library():
+            model, found = AutoModelForSequenceClassification.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except LabelerError:
         raise
     except Exception as e:  # of any library's own kind
@@ -325,6 +327,11 @@ def _load_classifier(folder: str | Path) -> tuple[Any, PreTrainedModel]:
             f"{folder}: expected a classifier (config.json, model.safetensors, a tokenizer) that "
             f"transformers knows, found something else ({first_line(e, kind=True)}); "
             "copy it again") from e
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise LabelerError(
+            f"{folder}: not in its files: {counted(len(missing), 'tensor')} of the classifier "
+            f"({', '.join(missing[:3])}); its labels would be random; name a trained classifier")
     return tokenizer, model.eval()
 
 # %% ../../nbs/metrics/07_labelers.ipynb #2a1a3a96

@@ -30,7 +30,7 @@ from transformers.utils import ModelOutput
 from ..config import Config
 from ..messages import counted
 from .folders import (
-    check_base, check_model, local_folder, no_bars, one_sentence, read_config, read_shapes)
+    check_base, check_model, local_folder, quiet_library, one_sentence, read_config, read_shapes)
 from .losses import (
     LOSSES, consistency_loss, consistency_weight, contrastive_loss, gather_features, sigmoid_loss)
 from hsenet.models.vit import (
@@ -246,7 +246,7 @@ def from_pretrained(
         source = local_folder(source)
         config = config or read_config(VolumeCLIPConfig, source)
         check_model(cls, config, source, read_shapes(source))
-    with no_bars():
+    with quiet_library():
         model = super(VolumeCLIP, cls).from_pretrained(source, *args, config=config, **kwargs)
     # what was frozen stays frozen
     if isinstance(model, VolumeCLIP) and model.config.text_pooler:
@@ -387,7 +387,7 @@ def build_clip(
 
 def _pretrained_bert(name: str) -> BertModel:
     "A BERT from a folder or the hub. Raises `CheckpointError` where weights of it are missing."
-    with one_sentence(name, "no BERT can be read from it"), no_bars():
+    with one_sentence(name, "no BERT can be read from it"), quiet_library():
         bert, found = BertModel.from_pretrained(
             name, add_pooling_layer=False, output_loading_info=True
         )

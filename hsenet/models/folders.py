@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTENTION', 'LAYERS', 'VOCABULARY', 'walk_settings', 'check_settings', 'read_settings', 'check_base', 'read_shapes',
-           'check_shapes', 'one_sentence', 'no_bars', 'read_config', 'check_model', 'local_folder']
+           'check_shapes', 'one_sentence', 'quiet_library', 'read_config', 'check_model', 'local_folder']
 
 # %% ../../nbs/models/01_folders.ipynb #2aefdefc
 from collections.abc import Iterator, Mapping
@@ -165,14 +165,16 @@ def one_sentence(place: str | Path, what: str) -> Iterator[None]:
 
 # %% ../../nbs/models/01_folders.ipynb #810d7333
 @contextmanager
-def no_bars() -> Iterator[None]:
-    "No progress bars of transformers meanwhile."
-    shown = library.is_progress_bar_enabled()
+def quiet_library() -> Iterator[None]:
+    "No progress bars and no notes of transformers meanwhile: only its errors."
+    bars, verbosity = library.is_progress_bar_enabled(), library.get_verbosity()
     library.disable_progress_bar()
+    library.set_verbosity_error()
     try:
         yield
     finally:
-        if shown: library.enable_progress_bar()
+        library.set_verbosity(verbosity)
+        if bars: library.enable_progress_bar()
 
 # %% ../../nbs/models/01_folders.ipynb #fe3bca61
 def read_config(

@@ -27,7 +27,7 @@ from transformers import (
 from ..config import LanguageConfig
 from ..files import FileError, checksum, read_json
 from ..messages import counted, first_line
-from .folders import check_base, no_bars
+from .folders import check_base, quiet_library
 from .weights import CheckpointError, fetch, weight_files
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def load_language_model(
     try:
         check_base(name)
         check_generation(name)
-        with no_bars():
+        with quiet_library():
             model, found = AutoModelForCausalLM.from_pretrained(
                 name, trust_remote_code=False, output_loading_info=True, **settings
             )

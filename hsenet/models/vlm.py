@@ -39,7 +39,7 @@ from hsenet.models.branches import (
     with_branches,
 )
 from .clip import VolumeCLIP
-from .folders import check_model, local_folder, no_bars, read_config, read_shapes
+from .folders import check_model, local_folder, quiet_library, read_config, read_shapes
 from hsenet.models.generation import (
     GreedySearch,
     make_greedy,
@@ -407,7 +407,7 @@ def from_pretrained(
     if _is_old(folder):
         source = None
         kwargs["state_dict"] = _read_state(folder)
-    with no_bars():
+    with quiet_library():
         loaded = super(HSENetVLM, cls).from_pretrained(source, *args, config=config, **kwargs)
     model = loaded if isinstance(loaded, HSENetVLM) else loaded[0]
     model.freeze()  # loading makes all trainable

@@ -29,7 +29,7 @@ from hsenet.files import (
 )
 from ..inventory import write_inventory
 from ..models.flops import mfu
-from ..models.folders import no_bars
+from ..models.folders import quiet_library
 from ..progress import progress_bar
 from hsenet.training.folder import (
     RESULTS,
@@ -114,7 +114,7 @@ def save_model(
 
 def _write_model(task: Task, folder: Path, state: dict[str, Tensor] | None) -> None:
     "The model, and the list of its files; without the library's bar."
-    with say_no_room(folder), no_bars():
+    with say_no_room(folder), quiet_library():
         try:
             task.save(folder, state)
         except SafetensorError as e:

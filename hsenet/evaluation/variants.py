@@ -228,8 +228,8 @@ def report_arrays(
     rows = _said(Respondent(model_folder, data), output, asked, 512, known)
     predicted = read([row["prediction"] for row in rows])
     true = read([row["reference"] for row in rows])
-    known = one_per_scan(read_manifest(cache, "train"))
-    training = read([record["findings"] for record in known])
+    trained_on = one_per_scan(read_manifest(cache, "train"))
+    training = read([record["findings"] for record in trained_on])
     names = finding_names(training)
     placed = place_scores(predicted, true, placed_differently(training, names))
     return {

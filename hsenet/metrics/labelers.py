@@ -22,7 +22,6 @@ from transformers.configuration_utils import PretrainedConfig
 from ..files import PlainError
 from ..messages import counted, first_line
 from .words import other_script
-from ..models.folders import quiet_library
 from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
@@ -317,9 +316,8 @@ def _load_classifier(folder: str | Path) -> tuple[Any, PreTrainedModel]:
     try:
         _check_attention(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        with quiet_library():
-            model, found = AutoModelForSequenceClassification.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except LabelerError:
         raise
     except Exception as e:  # of any library's own kind

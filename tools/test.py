@@ -418,7 +418,11 @@ def main() -> int:
     if words[:1] == ["--notebook"]: return not check_notebook(words[1])
     if words[:1] == ["--whole-notebook"]: return not check_notebook(words[1], slow=True)
     if words[:1] == ["--slow"]: return run_checks_and_report(chosen(words[1:], slow_checks()))
-    if words and words[0].startswith("--"): return not IN_SYNC[words[0].removeprefix("--")]()
+    if words and words[0].startswith("--"):
+        in_sync = IN_SYNC.get(words[0].removeprefix("--"))
+        if in_sync: return not in_sync()
+        print(__doc__.strip())
+        return 0 if words[0] == "--help" else 2
     return run_checks_and_report(forked(chosen(words, all_checks())))
 
 

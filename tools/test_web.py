@@ -334,6 +334,32 @@ def test_overlay_waits_for_its_ct(demo: Demo) -> None:
         assert page.inner_text(".viewer .where").startswith("Where it looked for:")
 
 
+def test_late_end_of_a_stream(demo: Demo) -> None:
+    "Where the line is slow, an event that is asked for while a stream of answers ends has its answer, too."
+    with demo.person() as page:
+        page.evaluate("""() => {
+            const quick = window.fetch;
+            window.fetch = async (...asked) => {
+                const answer = await quick(...asked);
+                if (!String(asked[0].url || asked[0]).includes("/queue/data")) return answer;
+                const late = new TransformStream({async transform(chunk, stream) {
+                    const last = new TextDecoder().decode(chunk).includes("close_stream");
+                    if (last) await new Promise((done) => setTimeout(done, 700));
+                    stream.enqueue(chunk);
+                }});
+                return new Response(answer.body.pipeThrough(late), answer);
+            };
+        }""")
+        choose_phantom(page)
+        written(page)
+        page.click("#report button >> nth=0")
+        page.wait_for_selector("section.viewer[data-map]")
+        first = page.get_attribute("section.viewer", "data-map")
+        open_tab(page, "Findings")
+        page.click("#findings button >> nth=0")
+        page.wait_for_function("old => document.querySelector('section.viewer').dataset.map !== old", arg=first)
+
+
 def test_overlay_goes_into_the_body(demo: Demo) -> None:
     "The cross goes where the map is highest in the body, never to a slice of air; it says so if it is higher elsewhere."
     from hsenet.ct.read import read_ct

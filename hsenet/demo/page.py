@@ -286,6 +286,7 @@ def _connect(gr: Any, page: Any, handlers: Handlers, panes: dict) -> None:
         return choose_finding(handlers, request, int(event._data["number"]))
     def begun(request: gr.Request): return handlers.start(request)
     def ended(request: gr.Request): handlers.end(request)
+    def nothing() -> None: return
 
     page.load(begun, outputs=[source], **quiet)
     page.unload(ended)
@@ -298,3 +299,4 @@ def _connect(gr: Any, page: Any, handlers: Handlers, panes: dict) -> None:
     looking = asking | {"trigger_mode": "always_last"}
     report.chosen(sentence, outputs=[viewer, report, message], **looking)
     findings.chosen(finding, outputs=[viewer, findings, message], **looking)
+    source.follow(nothing, trigger_mode="multiple", **quiet)

@@ -54,3 +54,19 @@ for (const kind of ["dragleave", "drop"]) {
 element.addEventListener("drop", (event) => send(event.dataTransfer.files[0]));
 watch("value", learn);
 learn();
+
+// An event that is asked for while gradio ends its stream of answers gets none: nobody reads on. The next event opens
+// the stream anew, and brings the missing answer too. So each event is followed by one that does nothing.
+let followers = 0, soon = 0;
+function follow() {
+  followers += 1;
+  trigger("follow", {});
+}
+new PerformanceObserver((seen) => {
+  for (const {name} of seen.getEntries()) {
+    if (!name.includes("/queue/join")) continue;
+    if (followers > 0) { followers -= 1; continue; }
+    clearTimeout(soon);
+    soon = setTimeout(follow, 1000);
+  }
+}).observe({type: "resource"});

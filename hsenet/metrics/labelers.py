@@ -20,7 +20,7 @@ from transformers import (
 from transformers.configuration_utils import PretrainedConfig
 
 from ..files import PlainError
-from ..messages import counted, first_line
+from ..messages import counted_names, first_line
 from .words import other_script
 from ..progress import progress_bar
 
@@ -325,11 +325,11 @@ def _load_classifier(folder: str | Path) -> tuple[Any, PreTrainedModel]:
             f"{folder}: expected a classifier (config.json, model.safetensors, a tokenizer) that "
             f"transformers knows, found something else ({first_line(e, kind=True)}); "
             "copy it again") from e
-    missing = sorted(found["missing_keys"])
-    if missing:
+    if found["missing_keys"]:
+        missing = counted_names(found["missing_keys"], "tensor")
         raise LabelerError(
-            f"{folder}: not in its files: {counted(len(missing), 'tensor')} of the classifier "
-            f"({', '.join(missing[:3])}); its labels would be random; name a trained classifier")
+            f"{folder}: not in its files: {missing} of the classifier; its labels would be random; "
+            "name a trained classifier")
     return tokenizer, model.eval()
 
 # %% ../../nbs/metrics/07_labelers.ipynb #2a1a3a96

@@ -7,6 +7,7 @@ __all__ = ['POOLINGS', 'VolumeCLIPConfig', 'CLIPOutput', 'VolumeCLIP', 'start_fr
 
 # %% ../../nbs/models/04_clip.ipynb #f7ab376c
 import math
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,9 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.utils import ModelOutput
 
 from ..config import Config
-from ..messages import counted
+from ..messages import counted, counted_names
 from .folders import (
-    check_base, check_model, local_folder, quiet_library, one_sentence, read_config, read_shapes)
+    check_base, check_model, local_folder, one_sentence, quiet_library, read_config, read_shapes)
 from .losses import (
     LOSSES, consistency_loss, consistency_weight, contrastive_loss, gather_features, sigmoid_loss)
 from hsenet.models.vit import (
@@ -242,11 +243,11 @@ def from_pretrained(
     **kwargs,
 ) -> VolumeCLIP:
     "As the library's, from a folder that is looked at first. Raises `CheckpointError`."
-    if source is not None:
+    if source is not None:  # else the library looks at the tensors, and tells what they lack
         source = local_folder(source)
         config = config or read_config(VolumeCLIPConfig, source)
         check_model(cls, config, source, read_shapes(source))
-    with quiet_library():
+    with nullcontext() if source is None else quiet_library():
         model = super(VolumeCLIP, cls).from_pretrained(source, *args, config=config, **kwargs)
     # what was frozen stays frozen
     if isinstance(model, VolumeCLIP) and model.config.text_pooler:
@@ -391,10 +392,10 @@ def _pretrained_bert(name: str) -> BertModel:
         bert, found = BertModel.from_pretrained(
             name, add_pooling_layer=False, output_loading_info=True
         )
-    missing = sorted(found["missing_keys"])
-    if missing:
+    if found["missing_keys"]:
+        missing = counted_names(found["missing_keys"], "tensor")
         raise CheckpointError(
-            f"{name}: not in its files: {counted(len(missing), 'tensor')} of a BERT "
-            f"({', '.join(missing[:3])}); they would be random; set text.pretrained"
+            f"{name}: not in its files: {missing} of a BERT; they would be random; "
+            "set text.pretrained"
         )
     return bert

@@ -26,7 +26,7 @@ from transformers import (
 
 from ..config import LanguageConfig
 from ..files import FileError, checksum, read_json
-from ..messages import counted, first_line
+from ..messages import counted_names, first_line
 from .folders import check_base, quiet_library
 from .weights import CheckpointError, fetch, weight_files
 
@@ -117,11 +117,10 @@ def load_language_model(
         ) from error
     except Exception as error:  # of any library's own kind
         raise _unreadable(name, error) from error
-    missing = sorted(found["missing_keys"])
-    if missing:
+    if found["missing_keys"]:
+        missing = counted_names(found["missing_keys"], "tensor")
         raise ValueError(
-            f"language model {name!r}: not in its files: {counted(len(missing), 'tensor')} "
-            f"({', '.join(missing[:5])}); they would be random"
+            f"language model {name!r}: not in its files: {missing}; they would be random"
         )
     _resize(model, vocab_size)
     return model

@@ -113,7 +113,7 @@ def save_model(
 
 
 def _write_model(task: Task, folder: Path, state: dict[str, Tensor] | None) -> None:
-    "The model, and the list of its files; without the library's bar."
+    "The model, and the list of its files; without the library's bars and notes."
     with say_no_room(folder), quiet_library():
         try:
             task.save(folder, state)

@@ -180,8 +180,7 @@ def progress_words(record: Record) -> str:
     measured = [row for row in primary if row["found"]]
     claims = len({row["claim"] for row in measured})
     seeds = [len(row["found"]["seeds"]) for row in measured] or [0]
-    least, most = min(seeds), max(seeds)
-    done = f"{most}" if least == most else f"{least} to {most}"
+    done = " to ".join(str(n) for n in sorted({min(seeds), max(seeds)}))
     planned = len(record["about"]["planned_seeds"])
     waiting = len(primary) - len(measured)
     corrected = f"p-values are corrected for all {len(primary)} (Holm)"
@@ -314,11 +313,9 @@ def _run_cells(
     seeds = [str(run["seed"]) for run in runs]
     cells = [", ".join(seeds) or "not run yet"]
     for measure in measures:
-        numbers = [run["numbers"].get(measure) for run in runs]
-        cells.append(_mean(numbers, 3))
+        cells.append(_mean([run["numbers"].get(measure) for run in runs], 3))
     for cost, (_, digits) in COSTS.items():
-        costs = [run.get(cost) for run in runs]
-        cells.append(_mean(costs, digits))
+        cells.append(_mean([run.get(cost) for run in runs], digits))
     return cells
 
 

@@ -6,6 +6,7 @@
 A demo is started on an untrained model, with phantoms made for it; every test opens the page as another person would.
 Debian's Chromium is installed where there is none, which takes root.
 """
+import asyncio
 import os
 import shutil
 import signal
@@ -82,9 +83,26 @@ def write_files(folder: Path, phantom: Path) -> None:
     bomb.unlink()
 
 
+def slow_down() -> None:
+    "Hold back the end of a stream of answers by the seconds that a request's header `x-late` says."
+    from hsenet.demo import server
+
+    class LateDoor(server.Door):
+        async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+            late = float(server.header_of(scope, "x-late") or 0) if scope["type"] == "http" else 0
+
+            async def held(message: dict) -> None:
+                if late and b"close_stream" in message.get("body", b""): await asyncio.sleep(late)
+                await send(message)
+            await super().__call__(scope, receive, held)
+
+    server.Door = LateDoor
+
+
 def serve_example(work: Path) -> None:
     "Make a model and files, and serve the demo."
     watch_sockets(work / "sockets.log")
+    slow_down()
     from hsenet.demo.phantoms import write_phantom
     from hsenet.demo.server import serve
     from hsenet.demo.service import Service
@@ -336,20 +354,7 @@ def test_overlay_waits_for_its_ct(demo: Demo) -> None:
 
 def test_late_end_of_a_stream(demo: Demo) -> None:
     "Where the line is slow, an event that is asked for while a stream of answers ends has its answer, too."
-    with demo.person() as page:
-        page.evaluate("""() => {
-            const quick = window.fetch;
-            window.fetch = async (...asked) => {
-                const answer = await quick(...asked);
-                if (!String(asked[0].url || asked[0]).includes("/queue/data")) return answer;
-                const late = new TransformStream({async transform(chunk, stream) {
-                    const last = new TextDecoder().decode(chunk).includes("close_stream");
-                    if (last) await new Promise((done) => setTimeout(done, 700));
-                    stream.enqueue(chunk);
-                }});
-                return new Response(answer.body.pipeThrough(late), answer);
-            };
-        }""")
+    with demo.person(extra_http_headers={"x-late": "2"}) as page:
         choose_phantom(page)
         written(page)
         page.click("#report button >> nth=0")
@@ -358,6 +363,41 @@ def test_late_end_of_a_stream(demo: Demo) -> None:
         open_tab(page, "Findings")
         page.click("#findings button >> nth=0")
         page.wait_for_function("old => document.querySelector('section.viewer').dataset.map !== old", arg=first)
+
+
+def test_last_of_quick_clicks(demo: Demo) -> None:
+    "Of findings that are clicked while another is being looked for, the last is shown."
+    with demo.person() as page:
+        choose_phantom(page)
+        written(page)
+        open_tab(page, "Cases")
+        page.wait_for_selector("#similar article")  # what comes last
+        open_tab(page, "Findings")
+        held, clicks = [], [2, 0, 1]
+        page.route("**/queue/join*", lambda route: held.append(route) if clicks else route.continue_())
+        for number in clicks: page.click(f"#findings button >> nth={number}")
+        page.wait_for_timeout(300)
+        clicks.clear()
+        for route in held:
+            route.continue_()
+            page.wait_for_timeout(100)
+        page.wait_for_selector("#findings button:nth-child(2)[aria-pressed=true]")
+        page.wait_for_timeout(500)
+        assert page.get_attribute("#findings button:nth-child(2)", "aria-pressed") == "true", "not for long"
+        assert page.locator("#findings button span").nth(1).inner_text() in page.inner_text(".viewer .where")
+
+
+def test_cut_line(demo: Demo) -> None:
+    "A page whose line was cut begins anew by itself."
+    before = list(demo.complaints)
+    with demo.person() as page:
+        page.route("**/queue/data*", lambda route: route.abort(), times=1)
+        choose_phantom(page)
+        page.wait_for_function("performance.getEntriesByType('navigation')[0].type === 'reload'")
+        page.wait_for_selector("#ct-phantom option:nth-child(2)", state="attached")
+        choose_phantom(page)
+        assert written(page)
+    demo.complaints[:] = before  # of the cut itself
 
 
 def test_overlay_goes_into_the_body(demo: Demo) -> None:

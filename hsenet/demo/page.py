@@ -66,7 +66,12 @@ def open_asked(
     session: Session,
     asked: dict,  # of source.js: `upload` and `name`, or `phantom`, or `error`
 ) -> None:
-    "Open what a page asks for. Raises `DemoError`."
+    "Open what a page asks for, after what it asked for before. Raises `DemoError`."
+    with session.opening: _open(service, session, asked)
+
+
+def _open(service: Service, session: Session, asked: dict) -> None:
+    "The same, while nothing else is opened in the session."
     if "error" in asked: raise DemoError(str(asked["error"]))
     if "phantom" in asked:
         scan = str(asked["phantom"])
@@ -296,7 +301,7 @@ def _connect(gr: Any, page: Any, handlers: Handlers, panes: dict) -> None:
     finding_out = writing.then(found, outputs=[findings, message], **asking)
     finding_out.then(compared, outputs=[similar, message], **asking)
     question.submit(asked, [question], [chat, question, message], **asking)
-    looking = asking | {"trigger_mode": "always_last"}
+    looking = asking | {"trigger_mode": "multiple"}
     report.chosen(sentence, outputs=[viewer, report, message], **looking)
     findings.chosen(finding, outputs=[viewer, findings, message], **looking)
     source.follow(nothing, trigger_mode="multiple", **quiet)

@@ -82,6 +82,7 @@ class Session:
     notice: str = ""  # what a person should be told of the CT, as HTML
     upload: Path | None = None  # what came last, not yet opened
     closed: bool = False
+    opening: threading.Lock = field(default_factory=threading.Lock)  # one CT after the other
 
     def take(self, name: str, ct: Path | None, reference: str = "", **header: Any) -> None:
         "Look at another CT, and forget the one before."

@@ -55,18 +55,13 @@ element.addEventListener("drop", (event) => send(event.dataTransfer.files[0]));
 watch("value", learn);
 learn();
 
-// An event that is asked for while gradio ends its stream of answers gets none: nobody reads on. The next event opens
-// the stream anew, and brings the missing answer too. So each event is followed by one that does nothing.
-let followers = 0, soon = 0;
-function follow() {
-  followers += 1;
-  trigger("follow", {});
-}
+// gradio ends its stream of answers when nothing is left to answer. An event that it lets in while the page still reads
+// that stream gets no answer: nobody reads on. The next event opens a stream anew, which brings that answer too; so one
+// that does nothing follows the end of such a stream.
+let joined = 0;  // when the last event was let in
 new PerformanceObserver((seen) => {
-  for (const {name} of seen.getEntries()) {
-    if (!name.includes("/queue/join")) continue;
-    if (followers > 0) { followers -= 1; continue; }
-    clearTimeout(soon);
-    soon = setTimeout(follow, 1000);
+  for (const {name, startTime, responseEnd} of seen.getEntries()) {
+    if (name.includes("/queue/join")) joined = responseEnd;
+    if (name.includes("/queue/data") && joined > startTime) setTimeout(() => trigger("follow", {}), 1000);
   }
 }).observe({type: "resource"});

@@ -102,7 +102,9 @@ class Handlers:
     sessions: Sessions
 
     def session(self, request: "gr.Request") -> Session:
-        "The session of a request. Raises `PermissionError`."
+        "The session of a request. Raises `PermissionError`, gradio's `Error` where the page is closed."
+        if self.sessions.is_gone(request.session_hash):
+            raise load_gradio().Error("This page is closed.", print_exception=False)
         return self.sessions.open(request.session_hash, request.cookies.get(COOKIE, ""))
 
     def start(self, request: "gr.Request") -> dict:
@@ -116,12 +118,12 @@ class Handlers:
             "phantoms": phantom_choices(self.service.model.config),
         }
 
-    def end(self, request: "gr.Request") -> None:
+    def end(self, name: str) -> None:
         "A page was closed."
-        session = self.sessions.by_name.get(request.session_hash)
-        if session is None or session.owner != request.cookies.get(COOKIE, ""): return
+        session = self.sessions.by_name.get(name)
+        if session is None: return
         self.service.forget(session)
-        self.sessions.close(request.session_hash)
+        self.sessions.close(name)
 
 # %% ../../nbs/demo/06_page.ipynb #76493b7e
 def _panes(message: str = "", view: dict | None = None, waiting: str = "") -> tuple:
@@ -290,11 +292,10 @@ def _connect(gr: Any, page: Any, handlers: Handlers, panes: dict) -> None:
     def finding(request: gr.Request, event: gr.EventData):
         return choose_finding(handlers, request, int(event._data["number"]))
     def begun(request: gr.Request): return handlers.start(request)
-    def ended(request: gr.Request): handlers.end(request)
     def nothing() -> None: return
 
     page.load(begun, outputs=[source], **quiet)
-    page.unload(ended)
+    page.unload(nothing)  # only with this does a page have a heartbeat; its end is seen by the server
     everything = [message, viewer, report, chat, findings, similar]
     opening = source.open_ct(opened, outputs=everything, trigger_mode="multiple", **reading)
     writing = opening.then(written, outputs=[report, message], **asking)

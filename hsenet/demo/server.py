@@ -7,6 +7,7 @@ __all__ = ['PAGES', 'BELOW', 'CALLS', 'POLICY', 'HEADERS', 'HERE', 'is_answered'
            'gradio_session', 'Door', 'receive_file', 'build_app', 'open_socket', 'serve']
 
 # %% ../../nbs/demo/07_server.ipynb #bb98458b
+import asyncio
 import secrets
 import signal
 import socket
@@ -102,9 +103,9 @@ def gradio_session(scope: dict) -> str:
 class Door:
     "An ASGI application before another, which lets through what may pass."
 
-    def __init__(self, app: Callable, sessions: Sessions, only_here: bool):
+    def __init__(self, app: Callable, handlers: Handlers, only_here: bool):
         self.app = app
-        self.sessions = sessions
+        self.handlers = handlers
         self.only_here = only_here  # else any name of this machine is good
 
     def refusal(self, scope: dict) -> int:
@@ -117,7 +118,7 @@ class Door:
         changes = scope["method"] not in ("GET", "HEAD")
         if changes and origin and origin != host: return 403
         named = gradio_session(scope)
-        if named and not self.sessions.may_use(named, cookie_of(scope)): return 404
+        if named and not self.handlers.sessions.may_use(named, cookie_of(scope)): return 404
         return 0
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
@@ -134,8 +135,22 @@ class Door:
                 message = message | {"headers": headers}
             await send(message)
 
-        if not status: return await self.app(scope, receive, answer)
-        await Response(status_code=status)(scope, receive, answer)
+        if status: return await Response(status_code=status)(scope, receive, answer)
+        with self._heard(scope): await self.app(scope, receive, answer)
+
+    @contextmanager
+    def _heard(self, scope: dict) -> Iterator[None]:
+        "Around a request: with the last heartbeat of a page all that is kept of it ends."
+        if not scope["path"].startswith("/gradio_api/heartbeat/"):
+            yield
+            return
+        name = gradio_session(scope)
+        self.handlers.sessions.begin_heartbeat(name)
+        try:
+            yield
+        finally:
+            if self.handlers.sessions.end_heartbeat(name):
+                asyncio.get_running_loop().run_in_executor(None, self.handlers.end, name)
 
 # %% ../../nbs/demo/07_server.ipynb #f78257c2
 async def receive_file(
@@ -218,7 +233,7 @@ def build_app(service: Service, folder: Path, only_here: bool = True) -> Door:
         run_history=False,
         enable_monitoring=False,
     )
-    return Door(mounted, handlers.sessions, only_here)
+    return Door(mounted, handlers, only_here)
 
 # %% ../../nbs/demo/07_server.ipynb #a671907f
 def open_socket(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -111,6 +112,8 @@ class Sessions:
     def __init__(self, folder: Path):
         self.folder = folder
         self.by_name: dict[str, Session] = {}
+        self.hearts: Counter[str] = Counter()  # name → requests that last as long as the page is open
+        self.gone: deque[str] = deque(maxlen=1000)  # names of pages that were closed
         self.lock = threading.Lock()
 
     def open(self, name: str, owner: str) -> Session:
@@ -157,3 +160,26 @@ def close(self: Sessions, name: str) -> Session | None:
     session.number += 1
     shutil.rmtree(session.folder, ignore_errors=True)
     return session
+
+# %% ../../nbs/demo/02_sessions.ipynb #hearts01
+@patch
+def begin_heartbeat(self: Sessions, name: str) -> None:
+    "A page lets itself be heard."
+    with self.lock: self.hearts[name] += 1
+
+
+@patch
+def end_heartbeat(self: Sessions, name: str) -> bool:
+    "A page is heard no more. Was that the last of it?"
+    with self.lock:
+        self.hearts[name] -= 1
+        if self.hearts[name]: return False
+        del self.hearts[name]
+        self.gone.append(name)
+        return True
+
+
+@patch
+def is_gone(self: Sessions, name: str) -> bool:
+    "Was this page closed?"
+    with self.lock: return name in self.gone and name not in self.hearts

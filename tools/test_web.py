@@ -83,26 +83,33 @@ def write_files(folder: Path, phantom: Path) -> None:
     bomb.unlink()
 
 
-def slow_down() -> None:
-    "Hold back the end of a stream of answers by the seconds that a request's header `x-late` says."
+def disturb_lines() -> None:
+    """Let a request's headers say how bad its line is: by how many seconds the end of a stream of answers comes late
+    (`x-late`), after how many a heartbeat breaks off (`x-heart`)."""
     from hsenet.demo import server
 
-    class LateDoor(server.Door):
+    class BadDoor(server.Door):
         async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-            late = float(server.header_of(scope, "x-late") or 0) if scope["type"] == "http" else 0
+            if scope["type"] != "http": return await super().__call__(scope, receive, send)
+            late, heart = (float(server.header_of(scope, name) or 0) for name in ("x-late", "x-heart"))
+            lasts = heart if heart and "/heartbeat/" in scope["path"] else None
 
             async def held(message: dict) -> None:
                 if late and b"close_stream" in message.get("body", b""): await asyncio.sleep(late)
                 await send(message)
-            await super().__call__(scope, receive, held)
 
-    server.Door = LateDoor
+            try:
+                await asyncio.wait_for(super().__call__(scope, receive, held), lasts)
+            except asyncio.TimeoutError:
+                pass
+
+    server.Door = BadDoor
 
 
 def serve_example(work: Path) -> None:
     "Make a model and files, and serve the demo."
     watch_sockets(work / "sockets.log")
-    slow_down()
+    disturb_lines()
     from hsenet.demo.phantoms import write_phantom
     from hsenet.demo.server import serve
     from hsenet.demo.service import Service
@@ -398,6 +405,16 @@ def test_cut_line(demo: Demo) -> None:
         choose_phantom(page)
         assert written(page)
     demo.complaints[:] = before  # of the cut itself
+
+
+def test_lost_heartbeat(demo: Demo) -> None:
+    "A page that wasn't heard any more has lost its CT, and says what to do."
+    with demo.person(extra_http_headers={"x-heart": "4"}) as page:
+        choose_phantom(page)
+        written(page)
+        page.wait_for_timeout(5000)
+        page.click("#report button >> nth=0")
+        page.get_by_text("Reload the page.").wait_for()
 
 
 def test_overlay_goes_into_the_body(demo: Demo) -> None:

@@ -175,6 +175,7 @@ async def receive_file(
 def _add_routes(app: Any, handlers: Handlers) -> None:
     "Uploads and volumes, on a FastAPI application."
     from fastapi import HTTPException, Request
+    from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import FileResponse, JSONResponse
 
     def own_session(token: str, request: Request) -> Any:
@@ -186,8 +187,13 @@ def _add_routes(app: Any, handlers: Handlers) -> None:
     async def upload(token: str, request: Request, name: str = "") -> JSONResponse:
         session = own_session(token, request)
         limits = handlers.service.limits
-        session.take(name, None)  # the CT before goes now
-        path = session.new_folder() / stored_name(name)
+
+        def begin() -> Path:
+            with session.opening:
+                session.take(name, None)  # the CT before goes now
+                return session.new_folder() / stored_name(name)
+
+        path = await run_in_threadpool(begin)
         try:
             promised = int(request.headers.get("content-length") or 0)
             if promised > limits.bytes: raise limits.refusal()

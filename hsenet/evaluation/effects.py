@@ -64,11 +64,10 @@ def judged(
     the interval just touches `null` (no difference) and `limit` (a gain that counts)."""
     middle = found["effect"]
     reach = _reach(found, 1 - level)
-    judged = {"null": 0.0, "limit": MARGIN, **found}
-    judged["interval"] = [float(middle - reach), float(middle + reach)]
-    judged["p_value"] = _p_value(found, judged["null"])
-    judged["p_limit"] = _p_value(found, judged["limit"])
-    return judged
+    known = {"null": 0.0, "limit": MARGIN, **found}
+    interval = [float(middle - reach), float(middle + reach)]
+    p_value, p_limit = (_p_value(found, known[place]) for place in ("null", "limit"))
+    return known | {"interval": interval, "p_value": p_value, "p_limit": p_limit}
 
 
 def _reach(found: Mapping[str, Any], p: float) -> float:

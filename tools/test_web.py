@@ -83,25 +83,26 @@ def write_files(folder: Path, phantom: Path) -> None:
     bomb.unlink()
 
 
-def disturb_lines() -> None:
+def disturb_lines(cut: Path) -> None:
     """Let a request's headers say how bad its line is: by how many seconds the end of a stream of answers comes late
-    (`x-late`), after how many a heartbeat breaks off (`x-heart`)."""
+    (`x-late`), and whether a heartbeat breaks off as soon as the file `cut` is there (`x-heart`)."""
     from hsenet.demo import server
 
     class BadDoor(server.Door):
         async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
             if scope["type"] != "http": return await super().__call__(scope, receive, send)
-            late, heart = (float(server.header_of(scope, name) or 0) for name in ("x-late", "x-heart"))
-            lasts = heart if heart and "/heartbeat/" in scope["path"] else None
+            late = float(server.header_of(scope, "x-late") or 0)
 
             async def held(message: dict) -> None:
                 if late and b"close_stream" in message.get("body", b""): await asyncio.sleep(late)
                 await send(message)
 
-            try:
-                await asyncio.wait_for(super().__call__(scope, receive, held), lasts)
-            except asyncio.TimeoutError:
-                pass
+            breaks = server.header_of(scope, "x-heart") and "/heartbeat/" in scope["path"]
+            if not breaks: return await super().__call__(scope, receive, held)
+            answered = asyncio.ensure_future(super().__call__(scope, receive, held))
+            while not answered.done():
+                await asyncio.wait([answered], timeout=0.1)
+                if cut.exists(): answered.cancel()
 
     server.Door = BadDoor
 
@@ -109,7 +110,7 @@ def disturb_lines() -> None:
 def serve_example(work: Path) -> None:
     "Make a model and files, and serve the demo."
     watch_sockets(work / "sockets.log")
-    disturb_lines()
+    disturb_lines(work / "cut")
     from hsenet.demo.phantoms import write_phantom
     from hsenet.demo.server import serve
     from hsenet.demo.service import Service
@@ -206,6 +207,15 @@ def after(page, change: Callable[[], None], plane: str = "axial") -> bool:
     for _ in range(50):
         page.wait_for_timeout(50)
         if picture(page, plane) != before: return True
+    return False
+
+
+def in_time(happened: Callable[[], bool], seconds: float = 30) -> bool:
+    "Does something happen within some time?"
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if happened(): return True
+        time.sleep(0.2)
     return False
 
 
@@ -383,11 +393,12 @@ def test_last_of_quick_clicks(demo: Demo) -> None:
         held, clicks = [], [2, 0, 1]
         page.route("**/queue/join*", lambda route: held.append(route) if clicks else route.continue_())
         for number in clicks: page.click(f"#findings button >> nth={number}")
-        page.wait_for_timeout(300)
+        for _ in range(100):
+            if len(held) < len(clicks): page.wait_for_timeout(50)
         clicks.clear()
         for route in held:
             route.continue_()
-            page.wait_for_timeout(100)
+            page.wait_for_timeout(300)
         page.wait_for_selector("#findings button:nth-child(2)[aria-pressed=true]")
         page.wait_for_timeout(500)
         assert page.get_attribute("#findings button:nth-child(2)", "aria-pressed") == "true", "not for long"
@@ -409,12 +420,19 @@ def test_cut_line(demo: Demo) -> None:
 
 def test_lost_heartbeat(demo: Demo) -> None:
     "A page that wasn't heard any more has lost its CT, and says what to do."
-    with demo.person(extra_http_headers={"x-heart": "4"}) as page:
+    cut = demo.work / "cut"
+    with demo.person(extra_http_headers={"x-heart": "breaks"}) as page:
         choose_phantom(page)
         written(page)
-        page.wait_for_timeout(5000)
+        open_tab(page, "Cases")
+        page.wait_for_selector("#similar article")  # what comes last
+        open_tab(page, "Report")
+        before = len(demo.folders())
+        cut.touch()
+        assert in_time(lambda: len(demo.folders()) < before)
         page.click("#report button >> nth=0")
         page.get_by_text("Reload the page.").wait_for()
+    cut.unlink()
 
 
 def test_overlay_goes_into_the_body(demo: Demo) -> None:
@@ -484,12 +502,7 @@ def test_second_user_sees_nothing(demo: Demo) -> None:
 
 def test_closed_pages_leave_nothing(demo: Demo) -> None:
     "The folder of a page goes with it."
-    def settled(number: int) -> bool:
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            if len(demo.folders()) == number: return True
-            time.sleep(0.2)
-        return False
+    def settled(number: int) -> bool: return in_time(lambda: len(demo.folders()) == number)
 
     assert settled(0), demo.folders()
     with demo.person() as page:

@@ -162,7 +162,7 @@ class Demo:
     def open(self, page) -> None:
         "Open the page, and wait until it knows its session."
         page.goto(self.address)
-        page.wait_for_selector("#ct-phantom option:nth-child(2)", state="attached")
+        wait_for_phantoms(page)
 
     def _pass(self, route) -> None:
         if route.request.url.startswith((self.address, "data:", "blob:")): return route.continue_()
@@ -187,6 +187,23 @@ def written(page) -> str:
 
 
 def open_tab(page, name: str) -> None: page.get_by_role("tab", name=name).click()
+
+
+def wait_for_rest(page) -> None:
+    "Open the similar cases, and wait until they are there: the last that the model does of itself."
+    open_tab(page, "Cases")
+    page.wait_for_selector("#similar article")
+
+
+def wait_for_phantoms(page) -> None:
+    "Until the page knows its session."
+    page.wait_for_selector("#ct-phantom option:nth-child(2)", state="attached")
+
+
+def wait_for_map(page, before: str | None = None) -> None:
+    "Until another map is shown than before; None: there was none."
+    shown = "old => (document.querySelector('section.viewer').dataset.map || null) !== old"
+    page.wait_for_function(shown, arg=before)
 
 
 def picture(page, plane: str = "axial") -> int:
@@ -324,8 +341,7 @@ def test_findings_and_cases(demo: Demo) -> None:
         widths = page.eval_on_selector_all("#findings i", "bars => bars.map(bar => parseFloat(bar.style.width))")
         assert len(widths) == len(names) > 3 and widths == sorted(widths, reverse=True), (widths, names)
         assert set(page.locator("#findings button span").all_inner_texts()) == set(names)
-        open_tab(page, "Cases")
-        page.wait_for_selector("#similar article")
+        wait_for_rest(page)
         cases = page.locator("#similar article")
         assert cases.count() == 5
         assert "similarity" in cases.first.inner_text() and len(cases.first.locator("p").inner_text()) > 20
@@ -349,7 +365,7 @@ def test_overlay(demo: Demo) -> None:
         open_tab(page, "Findings")
         page.wait_for_selector("#findings button")
         page.click("#findings button >> nth=3")
-        page.wait_for_function("old => document.querySelector('section.viewer').dataset.map !== old", arg=first)
+        wait_for_map(page, first)
         assert page.inner_text(".viewer .where") != "Where it looked for:"
 
 
@@ -379,7 +395,7 @@ def test_late_end_of_a_stream(demo: Demo) -> None:
         first = page.get_attribute("section.viewer", "data-map")
         open_tab(page, "Findings")
         page.click("#findings button >> nth=0")
-        page.wait_for_function("old => document.querySelector('section.viewer').dataset.map !== old", arg=first)
+        wait_for_map(page, first)
 
 
 def test_last_of_quick_clicks(demo: Demo) -> None:
@@ -387,8 +403,7 @@ def test_last_of_quick_clicks(demo: Demo) -> None:
     with demo.person() as page:
         choose_phantom(page)
         written(page)
-        open_tab(page, "Cases")
-        page.wait_for_selector("#similar article")  # what comes last
+        wait_for_rest(page)
         open_tab(page, "Findings")
         held, clicks = [], [2, 0, 1]
         page.route("**/queue/join*", lambda route: held.append(route) if clicks else route.continue_())
@@ -412,7 +427,7 @@ def test_cut_line(demo: Demo) -> None:
         page.route("**/queue/data*", lambda route: route.abort(), times=1)
         choose_phantom(page)
         page.wait_for_function("performance.getEntriesByType('navigation')[0].type === 'reload'")
-        page.wait_for_selector("#ct-phantom option:nth-child(2)", state="attached")
+        wait_for_phantoms(page)
         choose_phantom(page)
         assert written(page)
     demo.complaints[:] = before  # of the cut itself
@@ -424,8 +439,7 @@ def test_lost_heartbeat(demo: Demo) -> None:
     with demo.person(extra_http_headers={"x-heart": "breaks"}) as page:
         choose_phantom(page)
         written(page)
-        open_tab(page, "Cases")
-        page.wait_for_selector("#similar article")  # what comes last
+        wait_for_rest(page)
         open_tab(page, "Report")
         before = len(demo.folders())
         cut.touch()
@@ -447,8 +461,7 @@ def test_overlay_goes_into_the_body(demo: Demo) -> None:
         for number in range(min(3, sentences.count())):
             before = page.get_attribute("section.viewer", "data-map")
             sentences.nth(number).click()
-            changed = "old => (document.querySelector('section.viewer').dataset.map || null) !== old"
-            page.wait_for_function(changed, arg=before)
+            wait_for_map(page, before)
             page.wait_for_timeout(200)
             z, y, x = [int(position(page, plane).split("/")[0]) - 1 for plane in ("axial", "coronal", "sagittal")]
             around = hu[z, max(0, x - 1):x + 2, max(0, y - 1):y + 2]
@@ -596,8 +609,7 @@ def test_scrolling_is_smooth(demo: Demo) -> None:
         page.wait_for_selector(".viewer.open")
         assert page.get_attribute("section.viewer", "data-shape").endswith("512 512")
         written(page)
-        open_tab(page, "Cases")
-        page.wait_for_selector("#similar article")  # the model is at rest
+        wait_for_rest(page)
         start, before = time.monotonic(), computing_times()
         drawn = page.evaluate("""async (frames) => {
             const slider = document.querySelector("[data-plane=axial] input");
